@@ -1,0 +1,209 @@
+"""Cards: the facts about one trained zoo entry. Reading them needs no PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+ENTRIES = Path(__file__).parent / "entries"
+CARD_NAME = "card.json"
+MAX_CARD_BYTES = 1 << 20
+
+EntryId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ZooError(Exception):
+    """An entry that is missing, malformed or not what its card says. The message is for users."""
+
+
+class Fact(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Paper(Fact):
+    title: str
+    authors: str
+    year: int
+    url: str | None = None
+
+
+class InputSpec(Fact):
+    """How an uploaded image becomes the model's pixels (see `models_zoo.preprocess`)."""
+
+    channels: Literal[1, 3]
+    height: int = Field(ge=8, le=1024)
+    width: int = Field(ge=8, le=1024)
+    fit: Literal["stretch", "crop", "pad"] = Field(
+        description="What happens to an image of another aspect ratio."
+    )
+    invert: bool = Field(False, description="Dark strokes on light paper become light on dark.")
+
+
+class Limits(Fact):
+    """What one episode may hold."""
+
+    max_way: int = Field(ge=2)
+    max_shot: int = Field(ge=1)
+    max_support: int = Field(ge=2)
+    max_query: int = Field(ge=1)
+
+
+class Adaptation(Fact):
+    """Hyperparameters of gradient-based adaptation and their bounds."""
+
+    steps: int = Field(ge=0)
+    max_steps: int = Field(ge=0)
+    inner_lr: float = Field(gt=0)
+    max_inner_lr: float = Field(gt=0)
+
+
+class AttentionSpec(Fact):
+    """Which attention maps the entry returns."""
+
+    layers: int = Field(ge=0)
+    task: bool
+    query: tuple[int, int] | None = Field(None, description="Height and width of the spatial map.")
+    support: tuple[int, int] | None = None
+
+
+class Training(Fact):
+    dataset: str
+    split: str
+    recipe: str
+    steps: int
+    seed: int
+    minutes: float
+    hardware: str
+
+
+class Accuracy(Fact):
+    """One measured accuracy with its whole protocol."""
+
+    dataset: str
+    split: str
+    classes: Literal["test"] = "test"
+    way: int
+    shot: int
+    queries_per_class: int
+    tasks: int
+    seed: int
+    mean: float = Field(ge=0, le=1)
+    ci95: float = Field(ge=0)
+    transductive: bool
+    command: str
+
+
+class FileFact(Fact):
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Card(Fact):
+    """The facts about one trained entry: `models_zoo/entries/<id>/card.json`."""
+
+    id: EntryId
+    version: str = Field(pattern=r"^[0-9a-z][0-9a-z.]{0,31}$")
+    title: str
+    summary: str
+    learner: str
+    family: Literal["metric", "model_based", "optimization", "closed_form"]
+    paper: Paper
+    backbone: str
+    parameters: int
+    config: dict[str, object]
+    input: InputSpec
+    limits: Limits
+    attention: AttentionSpec
+    adaptation: Adaptation | None = None
+    transductive: bool
+    training: Training
+    accuracy: tuple[Accuracy, ...] = ()
+    license: str
+    files: dict[FileName, FileFact]
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the encoder is a graph of its own, shared by support and query images."""
+        return "encode.onnx" in self.files
+
+
+def load_card(folder: Path) -> Card:
+    """Read and validate one entry's card. Raises `ZooError`."""
+    path = folder / CARD_NAME
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise ZooError(f"{path}: larger than {MAX_CARD_BYTES} bytes")
+        card = Card.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ZooError(f"{folder}: no {CARD_NAME}") from None
+    except OSError as error:
+        raise ZooError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ZooError(f"{path}: {where}: {first['msg']}") from None
+    if card.id != folder.name:
+        raise ZooError(f"{path}: id is {card.id!r} but the folder is {folder.name!r}")
+    return card
+
+
+def list_cards(root: Path = ENTRIES) -> dict[str, Card]:
+    """All entries under `root` by id, sorted. Raises `ZooError` on a malformed one."""
+    folders = sorted(path.parent for path in root.glob(f"*/{CARD_NAME}"))
+    return {card.id: card for card in map(load_card, folders)}
+
+
+def find_card(entry: str, root: Path = ENTRIES) -> Card:
+    """One entry by id. Raises `ZooError` naming the known ones."""
+    known = sorted(path.parent.name for path in root.glob(f"*/{CARD_NAME}"))
+    if entry not in known:
+        raise ZooError(f"unknown model {entry!r}; known: {', '.join(known) or 'none'}")
+    return load_card(root / entry)
+
+
+def read_file(card: Card, name: str, root: Path = ENTRIES) -> bytes:
+    """The bytes of one of the entry's files, checked against the card. Raises `ZooError`.
+
+    Links and files of another size are refused before a byte is read, and what is returned is
+    what was hashed, so that nothing can change in between.
+    """
+    if name not in card.files:
+        raise ZooError(f"{card.id}: the card lists no {name}")
+    path, fact = root / card.id / name, card.files[name]
+    try:
+        if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
+            raise ZooError(f"{path}: not a plain file")
+        if path.stat().st_size != fact.bytes:
+            raise ZooError(f"{path}: {path.stat().st_size} bytes, the card says {fact.bytes}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ZooError(f"{path}: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != fact.sha256:
+        raise ZooError(f"{path}: sha256 differs from the card's")
+    return data
+
+
+def verify(card: Card, root: Path = ENTRIES) -> None:
+    """Check every file of an entry. Raises `ZooError` on the first that differs."""
+    for name in card.files:
+        read_file(card, name, root)
+
+
+def describe_file(path: Path) -> FileFact:
+    data = path.read_bytes()
+    return FileFact(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def write_card(card: Card, root: Path = ENTRIES) -> Path:
+    """Write `card.json` into the entry's folder, atomically."""
+    path = root / card.id / CARD_NAME
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(card.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+    return path

@@ -1,0 +1,57 @@
+"""The contract: `adapt(support) -> TaskState`, `predict(state, query) -> Prediction`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from models_zoo.episode import Prediction, Support, TaskState
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """Channels, height and width of the images a learner reads."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class Learner(nn.Module):
+    """A few-shot learner: phi = adapt(D; theta), y = predict(x; phi)  (seed 002).
+
+    `encode` is the part that does not depend on the task, run once per image; `adapt` and
+    `predict` take what it returns. A learner whose encoder is itself adapted (MAML) keeps the
+    identity and sets `encodes = False`.
+    """
+
+    #: Whether `encode` does any work, and hence whether an encode graph is exported.
+    encodes: ClassVar[bool] = True
+    #: Number of attention layers in a Prediction (0 = the learner has none).
+    attention_layers: int = 0
+    #: Most classes the learner can tell apart; None = any number.
+    max_way: int | None = None
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images `[M, C, H, W]` in [0, 1] -> features `[M, ...]`."""
+        return images
+
+    def adapt(self, support: Support) -> TaskState:
+        """Learn a batch of tasks from encoded support examples (`support.x` `[B, N, ...]`)."""
+        raise NotImplementedError
+
+    def predict(self, state: TaskState, query: Tensor) -> Prediction:
+        """Classify encoded queries `[B, Q, ...]` with adapted tasks."""
+        raise NotImplementedError
+
+    def forward(self, support: Support, query: Tensor) -> Prediction:
+        """One episode batch from images: encode, adapt, predict."""
+        encoded = support.with_x(self.encode_batch(support.x))
+        return self.predict(self.adapt(encoded), self.encode_batch(query))
+
+    def encode_batch(self, images: Tensor) -> Tensor:
+        """`encode` for images with two leading axes: `[B, N, C, H, W]` -> `[B, N, ...]`."""
+        features = self.encode(images.flatten(0, 1))
+        return features.unflatten(0, images.shape[:2])

@@ -1,0 +1,52 @@
+"""Images to a model's pixels. Training and serving share this one function (Pillow, no PyTorch)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from models_zoo.cards import InputSpec
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """Any decoded Pillow image -> mode "L" or "RGB": upright, 8 bits, opaque on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"):
+        image = to_8_bit(image)
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit, 32-bit and float grey -> "L". Pillow's own `convert` clips instead of scaling."""
+    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    top = 65535.0 if image.mode != "F" else 1.0
+    if values.size and values.max() > top:
+        top = float(values.max())
+    if image.mode != "F" and values.size and values.max() <= 255:
+        top = 255.0
+    return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8))
+
+
+def to_pixels(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    """A decoded image -> uint8 `[C, H, W]` as `spec` asks. Divide by 255 for the model's [0, 1]."""
+    image = flatten(image).convert("L" if spec.channels == 1 else "RGB")
+    size = (spec.width, spec.height)
+    if image.size != size:
+        if spec.fit == "crop":
+            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+        elif spec.fit == "pad":
+            image = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color="white")
+        else:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.uint8)
+    if spec.invert:
+        pixels = 255 - pixels
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))

@@ -1,0 +1,35 @@
+"""Name -> learner class. Modules are imported on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from models_zoo.learner import Learner
+
+_WHERE = {
+    "prototypical": "models_zoo.metric.prototypical:PrototypicalNetwork",
+    "stanet": "models_zoo.metric.stanet:STANet",
+    "mmnet": "models_zoo.metric.mmnet:MMNet",
+    "maml": "models_zoo.optimization.maml:MAML",
+}
+
+
+def names() -> list[str]:
+    return sorted(_WHERE)
+
+
+def family(name: str) -> str:
+    """The learner's folder: metric, model_based, optimization or closed_form."""
+    return _WHERE[name].split(".")[1]
+
+
+def learner_class(name: str) -> type[Learner]:
+    """Raises `KeyError` for an unknown name."""
+    module, _, attribute = _WHERE[name].partition(":")
+    found: type[Learner] = getattr(import_module(module), attribute)
+    return found
+
+
+def build(name: str, config: dict[str, object]) -> Learner:
+    """A fresh learner from its name and its keyword arguments (a card's or a recipe's `config`)."""
+    return learner_class(name)(**config)

@@ -1,0 +1,1 @@
+"""How the learners learn: data, objectives, trainer, evaluation, export."""

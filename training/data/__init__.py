@@ -1,0 +1,1 @@
+"""Data sets as packed stores, class splits and the episode sampler."""
