@@ -23,6 +23,7 @@ from training.data.reading import (
     Reader,
     Source,
     decode,
+    fetch,
     first_with,
     hidden,
     opened_zip,
@@ -115,12 +116,10 @@ def _listings(keys: dict[str, list[Hashable]], path: Path) -> list[Listing]:
 
 
 def download(root: Path) -> None:
-    """The official archive, through torchvision (checked by its MD5)."""
+    """The official archive, from where torchvision has it."""
     from torchvision.datasets import CIFAR100
-    from torchvision.datasets.utils import download_url
 
-    (root / "cifar100").mkdir(parents=True, exist_ok=True)
-    download_url(CIFAR100.url, str(root / "cifar100"), TAR, CIFAR100.tgz_md5)
+    fetch(CIFAR100.url, root / "cifar100", TAR, CIFAR100.tgz_md5)
 
 
 SOURCE = Source(

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,11 +38,11 @@ def cache_folder(environment: Mapping[str, str] | None = None, platform: str | N
     return Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "fewshot"
 
 
-def pack_name(dataset: str, spec: InputSpec, files: Iterable[Path]) -> str:
-    """`dataset-<what>-<state>`: which files under which spec, and their sizes and times."""
+def pack_name(dataset: str, spec: InputSpec, files: Sequence[Path]) -> str:
+    """`dataset-<what>-<state>`: which data under which spec, and their files' sizes and times."""
     stats = [(str(path.resolve()), path.stat()) for path in files]
-    what = [PACKING, spec.model_dump(mode="json"), [name for name, _ in stats]]
-    state = [(stat.st_size, stat.st_mtime_ns) for _, stat in stats]
+    what = [PACKING, spec.model_dump(mode="json"), stats[0][0]]
+    state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return f"{dataset}-{_digest(what)}-{_digest(state)}"
 
 
@@ -59,16 +59,15 @@ def pack(reader: Reader, spec: InputSpec, folder: Path, title: str) -> None:
         raise DataError(f"{title}: two classes share one name")
     total = sum(len(listing.keys) for listing in listings)
     with _draft(folder) as draft, _progress() as progress:
-        shape = (total, spec.channels, spec.height, spec.width)
-        images = np.lib.format.open_memmap(draft / "images.npy", "w+", np.uint8, shape)
         bar = progress.add_task(f"packing {title}", total=total)
-        row = 0
-        for listing in listings:
-            for key in listing.keys:
-                images[row] = to_pixels(reader.image(key), spec)
-                row += 1
-            progress.update(bar, completed=row)
-        images.flush()
+        with (draft / "images.npy").open("wb") as file:  # not a memmap: a full disk must raise
+            shape = (total, spec.channels, spec.height, spec.width)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for listing in listings:
+                for key in listing.keys:
+                    file.write(to_pixels(reader.image(key), spec).tobytes())
+                progress.advance(bar, len(listing.keys))
         index = {
             "classes": [listing.name for listing in listings],
             "groups": [listing.group for listing in listings],
@@ -83,7 +82,7 @@ def load_pack(folder: Path) -> PackedStore | None:
         return None
     try:
         return PackedStore.load(folder)
-    except DataError:
+    except (DataError, EOFError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
 

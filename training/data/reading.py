@@ -45,7 +45,8 @@ class Source:
     """A data set this project can read.
 
     `find` gives the files it needs inside one folder, or None when they are not there; `open` reads
-    them; `download` fetches them into a folder; `wanted` names them for the user.
+    them; `download` fetches them into a folder; `wanted` names them for the user. An `explicit` one
+    is looked for only where the caller says.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Source:
     find: Callable[[Path], tuple[Path, ...] | None]
     open: Callable[[tuple[Path, ...]], AbstractContextManager[Reader]]
     download: Callable[[Path], None] | None = None
+    explicit: bool = False
 
 
 def first_with(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, ...] | None:
@@ -87,6 +89,18 @@ def hidden(name: str) -> bool:
     )
 
 
+def read_image(path: Path) -> Image.Image:
+    """One image file. Raises `DataError` naming it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    if len(data) > MAX_IMAGE_BYTES:
+        raise DataError(f"{path}: larger than {MAX_IMAGE_BYTES >> 20} MiB")
+    return decode(data, str(path))
+
+
 @contextmanager
 def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """An archive to read members from, never to unpack. Raises `DataError`."""
@@ -111,6 +125,16 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     if len(data) > MAX_IMAGE_BYTES:
         raise DataError(f"{where}: larger than {MAX_IMAGE_BYTES >> 20} MiB")
     return data
+
+
+def fetch(url: str, folder: Path, name: str, md5: str) -> None:
+    """Download one archive whole or not at all, through torchvision, checked by its MD5."""
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not check_integrity(str(folder / name), md5):
+        download_url(url, str(folder), f"{name}.part", md5)
+        (folder / f"{name}.part").replace(folder / name)
 
 
 def read_tar_member(path: Path, name: str, limit: int) -> bytes:

@@ -47,7 +47,22 @@ def _read(file: BinaryIO, where: str) -> Any:
     except MemoryError:
         raise DataError(f"{where}: does not fit into memory") from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise DataError(f"{where}: not a readable pickle ({error})") from None
+        raise DataError(
+            f"{where}: not a readable pickle ({' '.join(str(error).split())})"
+        ) from None
+
+
+class _Name:
+    """What a pickle gets for an allowed name: it can be called, and not be changed."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, _: Any) -> None:
+        raise DataError("tries to change what it calls, which is refused")
 
 
 class _Dtype:
@@ -64,7 +79,7 @@ class _Dtype:
         order = state[1]
         order = order.decode("ascii") if isinstance(order, bytes) else order
         if order in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(order)
+            self.dtype = self.dtype.newbyteorder("<" if order == "<" else ">")
         if state[2] is not None or state[3] is not None or state[4] is not None:
             raise DataError("an array has a structured dtype, which is not read")
         self._check()
@@ -74,15 +89,14 @@ class _Dtype:
             raise DataError(f"an array of dtype {self.dtype} is not read")
 
 
-class _Array(np.ndarray):  # type: ignore[type-arg]
+class _Array(NDArray[Any]):
     """An array that accepts only a state of plain numeric bytes."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, stand_in, fortran, raw = state[-5:]
         dtype = _dtype(stand_in)
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        values = _values(raw, dtype, shape)
-        clean: Any = (1, values.shape, dtype, bool(fortran), values.tobytes())
+        clean: Any = (1, _values(raw, dtype, shape).shape, dtype, bool(fortran), bytes(raw))
         super().__setstate__(clean)
 
 
@@ -123,9 +137,18 @@ def _encode(text: Any, codec: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _allowed() -> dict[tuple[str, str], Callable[..., Any]]:
+def _no_bytes() -> bytes:
+    """How Python 3 writes empty bytes into the pickles of Python 2."""
+    return b""
+
+
+def _ndarray(*_: Any) -> None:
+    raise DataError("builds an array by hand, which is refused")
+
+
+def _allowed() -> dict[tuple[str, str], _Name]:
     names: dict[tuple[str, str], Callable[..., Any]] = {
-        ("numpy", "ndarray"): _Array,
+        ("numpy", "ndarray"): _ndarray,  # named as an argument of `_reconstruct`, never called
         ("numpy", "dtype"): _Dtype,
         ("_codecs", "encode"): _encode,
         ("collections", "OrderedDict"): collections.OrderedDict,
@@ -135,9 +158,11 @@ def _allowed() -> dict[tuple[str, str], Callable[..., Any]]:
         names[f"{core}.multiarray", "_reconstruct"] = _reconstruct
         names[f"{core}.multiarray", "scalar"] = _scalar
         names[f"{core}.numeric", "_frombuffer"] = _from_buffer
-    for kind in (list, dict, set, frozenset, tuple, bytearray, int, float, complex, bool, str):
-        names["builtins", kind.__name__] = kind
-    return names
+    for builtins in ("builtins", "__builtin__"):
+        names[builtins, "bytes"] = _no_bytes
+        for kind in (list, dict, set, frozenset, int, float, str):
+            names[builtins, kind.__name__] = kind
+    return {name: _Name(function) for name, function in names.items()}
 
 
 class _Unpickler(pickle.Unpickler):

@@ -10,12 +10,15 @@ import os
 from pathlib import Path
 
 from models_zoo.cards import InputSpec
-from training.data import cifar100, omniglot
+from training.data import cifar100, folder, miniimagenet, omniglot, tieredimagenet
 from training.data.packing import cache_folder, load_pack, pack, pack_name, remove_outdated
 from training.data.reading import Source
 from training.data.store import DataError, PackedStore
 
-SOURCES: dict[str, Source] = {source.name: source for source in (omniglot.SOURCE, cifar100.SOURCE)}
+SOURCES: dict[str, Source] = {
+    module.SOURCE.name: module.SOURCE
+    for module in (omniglot, cifar100, miniimagenet, tieredimagenet, folder)
+}
 
 
 def load_dataset(
@@ -33,13 +36,13 @@ def load_dataset(
     source = find_source(name)
     spec = spec or source.spec
     files = locate(source, root, download)
-    folder = (cache or cache_folder()) / "packed" / pack_name(name, spec, files)
-    store = load_pack(folder)
+    packed = (cache or cache_folder()) / "packed" / pack_name(name, spec, files)
+    store = load_pack(packed)
     if store is None:
         with source.open(files) as reader:
-            pack(reader, spec, folder, name)
-        remove_outdated(folder)
-        store = PackedStore.load(folder)
+            pack(reader, spec, packed, name)
+        remove_outdated(packed)
+        store = PackedStore.load(packed)
     return store
 
 
@@ -62,11 +65,15 @@ def data_roots(root: Path | None = None) -> tuple[Path, ...]:
 
 def locate(source: Source, root: Path | None = None, download: bool = False) -> tuple[Path, ...]:
     """The files of a data set. Raises `DataError` when they are in none of the folders."""
+    if source.explicit and root is None:
+        raise DataError(f"{source.name}: say where the data are ({source.wanted})")
     roots = data_roots(root)
-    for folder in roots:
-        if files := source.find(folder):
+    for place in roots:
+        if files := source.find(place):
             return files
-    looked = ", ".join(str(folder.absolute()) for folder in roots)
+    looked = ", ".join(str(place.absolute()) for place in roots)
+    if source.explicit:
+        raise DataError(f"{looked}: not {source.wanted}")
     if download and source.download:
         try:
             roots[0].mkdir(parents=True, exist_ok=True)

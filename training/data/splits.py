@@ -10,6 +10,10 @@ CIFAR-100
                            72 / 8 / 20, 72 / 8 / 20 and, by whole super-classes, 70 / 10 / 20
     cifar-fs               Bertinetto et al. (2019): 64 / 16 / 20
     fc100                  Oreshkin et al. (2018), by whole super-classes: 60 / 20 / 20
+miniImageNet
+    ravi                   Ravi and Larochelle (2017): 64 / 16 / 20
+tieredImageNet
+    ren                    Ren et al. (2018), as their files are divided: 351 / 97 / 160
 miniImageNet, tieredImageNet, folder
     files                  as the files themselves are divided into train, val and test
 folder
@@ -32,7 +36,8 @@ Lists = dict[Part, list[str] | dict[str, list[int] | str]]
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 LISTS = Path(__file__).parent / "class_lists"
-TOTALS = {"omniglot": 1623, "cifar100": 100}
+TOTALS = {"omniglot": 1623, "cifar100": 100, "miniimagenet": 100}
+REN = (351, 97, 160)
 BY_FILES = ("miniimagenet", "tieredimagenet", "folder")
 PERCENTAGES = re.compile(r"(\d{1,3})/(\d{1,3})/(\d{1,3})(?:@(\d{1,9}))?")
 
@@ -40,6 +45,7 @@ PERCENTAGES = re.compile(r"(\d{1,3})/(\d{1,3})/(\d{1,3})(?:@(\d{1,9}))?")
 def split_names(dataset: str) -> tuple[str, ...]:
     """The named splits of a data set (percentages of `folder` come besides)."""
     named = tuple(_lists(dataset))
+    named += ("ren",) if dataset == "tieredimagenet" else ()
     return (*named, "files") if dataset in BY_FILES else named
 
 
@@ -53,6 +59,10 @@ def split_classes(dataset: str, split: str, store: PackedStore) -> Split:
         parts = _by_lists(lists, TOTALS[dataset], store, f"split {split!r} of {dataset}")
     elif split == "files" and dataset in BY_FILES:
         parts = _by_files(store)
+    elif dataset == "tieredimagenet" and split == "ren":
+        parts = _by_files(store)
+        if (sizes := tuple(len(names) for names in parts.values())) != REN:
+            raise DataError(f"tieredimagenet: {sizes} classes, not Ren's {REN}; take split 'files'")
     elif dataset == "folder" and (match := PERCENTAGES.fullmatch(split)):
         percent = [int(number) for number in match.groups()[:3]]
         parts = _by_percentages(percent, int(match[4] or 0), store)
