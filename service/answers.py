@@ -1,0 +1,140 @@
+"""An `Outcome` as the documented answer, attention drawn or as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.classifier import Outcome
+from service.images import Picture
+from service.overlays import data_url, overlay
+from service.problems import AnswerTooLarge
+from service.schemas import (
+    Attention,
+    AttentionMode,
+    ExampleWeight,
+    Predictions,
+    Probability,
+    QueryPrediction,
+    TimingMs,
+)
+from service.settings import Settings
+
+_DIGITS = 6
+
+
+def check_size(outcome: Outcome, mode: AttentionMode, settings: Settings) -> None:
+    """Refuse an answer that would be too large before it is built. Raises `AnswerTooLarge`."""
+    found = outcome.answer.attention
+    parts = [part for part in (found.query, found.support) if part is not None]
+    if mode is AttentionMode.maps:
+        count, most = sum(part.size for part in parts), settings.max_map_values
+        what = f"attention maps of {count} numbers"
+    else:
+        pictures = sum(part.size // (part.shape[-1] * part.shape[-2]) for part in parts)
+        count, most = pictures, settings.max_overlays
+        what = f"{count} overlay pictures"
+    if mode is not AttentionMode.none and count > most:
+        raise AnswerTooLarge(f"{what}; at most {most} are given. Send fewer queries at a time")
+
+
+def build(
+    outcome: Outcome, mode: AttentionMode, top_k: int | None, settings: Settings
+) -> Predictions:
+    """The answer. Probabilities fall; equal ones keep the order of the classes.
+
+    Raises `AnswerTooLarge`.
+    """
+    check_size(outcome, mode, settings)
+    seconds = outcome.answer.seconds | {"decode": outcome.decode_seconds}
+    rows = outcome.answer.probabilities
+    return Predictions(
+        model=outcome.card.id,
+        classes=outcome.classes,
+        predictions=[
+            _prediction(outcome, index, row, mode, top_k, settings)
+            for index, row in enumerate(rows)
+        ],
+        timing_ms=TimingMs(**{stage: round(s * 1000, 3) for stage, s in seconds.items()}),
+    )
+
+
+def _prediction(
+    outcome: Outcome,
+    index: int,
+    row: NDArray[np.float64],
+    mode: AttentionMode,
+    top_k: int | None,
+    settings: Settings,
+) -> QueryPrediction:
+    order = np.argsort(-row, kind="stable")
+    best = int(order[0])
+    return QueryPrediction(
+        index=index,
+        filename=outcome.queries[index].ref.name,
+        label=outcome.classes[best],
+        confidence=float(row[best]),
+        probabilities=[
+            Probability(label=outcome.classes[i], probability=float(row[i])) for i in order[:top_k]
+        ],
+        attention=None
+        if mode is AttentionMode.none
+        else _attention(outcome, index, mode, settings.overlay_side),
+    )
+
+
+def _attention(outcome: Outcome, index: int, mode: AttentionMode, side: int) -> Attention:
+    found, labels = outcome.answer.attention, outcome.labels
+    task = query = support = None
+    if found.task is not None:
+        task = [
+            [
+                ExampleWeight(example=i, label=label, weight=_round(weight))
+                for i, (label, weight) in enumerate(zip(labels, layer, strict=True))
+            ]
+            for layer in found.task[:, index]
+        ]
+    # Each part is a list per layer of either numbers or pictures.
+    if found.query is not None:
+        query = [
+            _map(layer, outcome, outcome.queries[index], mode, side)
+            for layer in found.query[:, index]
+        ]
+    if found.support is not None:
+        support = [
+            _maps(layer, outcome, outcome.support, mode, side // 2)
+            for layer in found.support[:, index]
+        ]
+    return Attention.model_validate({"task": task, "query": query, "support": support})
+
+
+def _maps(
+    weights: NDArray[np.float32],
+    outcome: Outcome,
+    pictures: Sequence[Picture],
+    mode: AttentionMode,
+    side: int,
+) -> list[object]:
+    return [
+        _map(mine, outcome, picture, mode, side)
+        for mine, picture in zip(weights, pictures, strict=True)
+    ]
+
+
+def _map(
+    weights: NDArray[np.float32],
+    outcome: Outcome,
+    picture: Picture,
+    mode: AttentionMode,
+    side: int,
+) -> object:
+    """One map: rows of numbers, or a picture's data URL."""
+    if mode is AttentionMode.maps or picture.shown is None:
+        return np.nan_to_num(weights).astype(np.float64).round(_DIGITS).tolist()
+    return data_url(overlay(picture.shown, picture.size, weights, outcome.card.input, side))
+
+
+def _round(weight: np.float32) -> float:
+    return round(float(np.nan_to_num(weight)), _DIGITS)

@@ -1,0 +1,50 @@
+"""What routes are given."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends
+from starlette.requests import ClientDisconnect, Request
+
+from service.classifier import Classifier
+from service.schemas import ProblemDocument
+
+T = TypeVar("T")
+
+
+def _classifier(request: Request) -> Classifier:
+    classifier: Classifier = request.app.state.classifier
+    return classifier
+
+
+ClassifierDep = Annotated[Classifier, Depends(_classifier)]
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem documents that a route may answer, for OpenAPI."""
+    return {status: {"model": ProblemDocument} for status in statuses}
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, or cancel it as soon as the client has gone. The body must have been read.
+
+    Raises `ClientDisconnect`.
+    """
+    working = asyncio.create_task(work)
+    watching = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect()
+    finally:
+        working.cancel()
+        watching.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

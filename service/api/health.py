@@ -1,0 +1,78 @@
+"""Liveness, readiness and limits: open to everyone, no work behind them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from service.api.dependencies import ClassifierDep, problems
+from service.images import FORMATS
+from service.problems import NotReady
+
+router = APIRouter(tags=["service"])
+
+
+class Live(BaseModel):
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    status: Literal["ready"] = "ready"
+    models: int = Field(description="Models that may be asked; each is loaded on its first use.")
+
+
+class ServiceLimits(BaseModel):
+    """What the service takes, whatever the model. A model's own limits stand on its card."""
+
+    body_bytes: int
+    files: int
+    archive_bytes: int = Field(description="Of an archive, once unpacked.")
+    image_pixels: int
+    image_side: int
+    image_formats: list[str]
+    label_characters: int
+    queue_images: int
+    request_timeout_s: float
+    overlay_side: int
+    overlays: int = Field(description="Overlay pictures in one answer.")
+    map_values: int = Field(description="Numbers in the attention maps of one answer.")
+
+
+@router.get("/livez", summary="Is the process working?", responses=problems(503))
+async def live(classifier: ClassifierDep) -> Live:
+    """503 when the engine's worker has died: restart the process."""
+    if not classifier.engine.alive:
+        raise NotReady("the engine's worker has stopped")
+    return Live()
+
+
+@router.get("/readyz", summary="May requests be sent?", responses=problems(503))
+async def ready(classifier: ClassifierDep) -> Ready:
+    """503 while there is nothing to answer with."""
+    if not classifier.engine.alive:
+        raise NotReady("the engine is not running")
+    if not classifier.models.cards:
+        raise NotReady("the zoo has no entries")
+    return Ready(models=len(classifier.models.cards))
+
+
+@router.get("/v1/limits", summary="What the service takes")
+async def limits(classifier: ClassifierDep) -> ServiceLimits:
+    """Sizes in bytes, pixels, characters or seconds, as the names say."""
+    settings = classifier.settings
+    return ServiceLimits(
+        body_bytes=settings.max_body,
+        files=settings.max_files,
+        archive_bytes=settings.max_archive,
+        image_pixels=settings.max_pixels,
+        image_side=settings.max_image_side,
+        image_formats=list(FORMATS),
+        label_characters=settings.max_label_length,
+        queue_images=settings.queue_images,
+        request_timeout_s=settings.request_timeout_s,
+        overlay_side=settings.overlay_side,
+        overlays=settings.max_overlays,
+        map_values=settings.max_map_values,
+    )

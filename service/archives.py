@@ -1,0 +1,172 @@
+"""Labelled examples from a zip or a folder on disk: one folder per class."""
+
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from service.problems import (
+    ArchiveTooLarge,
+    BadArchive,
+    EmptyClass,
+    FileRef,
+    NoSupport,
+)
+
+_END, _ZIP64 = b"PK\x05\x06", b"PK\x06\x07"
+_END_BYTES, _ENTRY_BYTES, _MAX_PATH = 22, 46, 1024
+_JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """Files in all, and bytes in all once unpacked."""
+
+    max_files: int
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """One labelled file: its folder is the label."""
+
+    label: str
+    path: str
+    data: bytes
+
+
+def read_archive(data: bytes, ref: FileRef, limits: ArchiveLimits) -> list[Member]:
+    """Unpack a zip in memory, sorted by path. Nothing is written to disk.
+
+    The size of the directory, the number of files, the declared sizes and the bytes really
+    unpacked are all bounded. Raises `BadArchive`, `ArchiveTooLarge`, `EmptyClass` or `NoSupport`.
+    """
+    _check_directory(data, ref, limits)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = {_safe_path(info, ref): info for info in archive.infolist()}
+            files = {
+                path: info
+                for path, info in entries.items()
+                if not info.is_dir() and not _is_junk(path)
+            }
+            labels = _labels(files, (p for p, info in entries.items() if info.is_dir()), ref.name)
+            if len(files) > limits.max_files:
+                raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
+            if sum(info.file_size for info in files.values()) > limits.max_bytes:
+                raise _too_large(ref, limits)
+            left = limits.max_bytes
+            members = []
+            for path in sorted(files):
+                content = _unpack(archive, files[path], left, ref, limits)
+                left -= len(content)
+                members.append(Member(labels[path], str(path), content))
+            return members
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        ValueError,  # UnicodeDecodeError among them
+        RuntimeError,
+    ) as error:
+        raise BadArchive(f"{ref} is not a readable zip: {error}", file=ref) from None
+
+
+def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
+    """The same from a folder on disk, sorted by path. Links are followed; it is the user's disk."""
+    if not folder.is_dir():
+        raise NoSupport(f"{folder} is not a folder")
+    every = [path for path in folder.rglob("*") if not _is_junk(_below(path, folder))]
+    files = {_below(path, folder): path for path in every if path.is_file()}
+    if len(files) > limits.max_files:
+        raise ArchiveTooLarge(f"{folder} holds more than {limits.max_files} files")
+    folders = (_below(path, folder) for path in every if path.is_dir())
+    labels = _labels(files, folders, str(folder))
+    if sum(path.stat().st_size for path in files.values()) > limits.max_bytes:
+        raise ArchiveTooLarge(f"{folder} holds more than {limits.max_bytes} bytes")
+    return [Member(labels[path], str(path), files[path].read_bytes()) for path in sorted(files)]
+
+
+def _labels(
+    files: Iterable[PurePosixPath], folders: Iterable[PurePosixPath], name: str
+) -> dict[PurePosixPath, str]:
+    """The label of each file: its folder's path below the folder that all of them share."""
+    files = list(files)
+    if not files:
+        raise NoSupport(f"{name} holds no files")
+    for path in files:
+        if len(path.parts) < 2:
+            raise BadArchive(f"{name}: {path} lies outside a class folder; use one per class")
+    filled = {parent for path in files for parent in path.parents}
+    for folder in folders:
+        if folder not in filled and not _is_junk(folder):
+            raise EmptyClass(f"{name}: the class folder {folder} has no images")
+    depth = 0
+    while all(len(p.parts) > depth + 2 for p in files) and len({p.parts[depth] for p in files}) < 2:
+        depth += 1
+    return {path: "/".join(path.parts[depth:-1]) for path in files}
+
+
+def _check_directory(data: bytes, ref: FileRef, limits: ArchiveLimits) -> None:
+    """Bound the archive's directory before `zipfile` makes an object for each of its entries."""
+    end = data.rfind(_END, max(0, len(data) - 65_535 - _END_BYTES))
+    if end < 0 or len(data) < end + _END_BYTES:
+        raise BadArchive(f"{ref} is not a zip archive", file=ref)
+    count, size = struct.unpack_from("<HI", data, end + 10)
+    if data[max(0, end - 20) : end].startswith(_ZIP64) or count == 0xFFFF:
+        raise BadArchive(f"{ref} is a ZIP64 archive; only plain zips are read", file=ref)
+    # Folders and the like come on top of the files, hence the factor.
+    if count > 4 * limits.max_files or size > 4 * limits.max_files * (_ENTRY_BYTES + _MAX_PATH):
+        raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
+
+
+def _safe_path(info: zipfile.ZipInfo, ref: FileRef) -> PurePosixPath:
+    """The entry's path, once it is sure to stay inside the archive. Raises `BadArchive`."""
+    name = info.filename
+    if not info.flag_bits & 0x800:  # many tools write UTF-8 without saying so
+        with suppress(UnicodeDecodeError, UnicodeEncodeError):
+            name = info.orig_filename.encode("cp437").decode("utf-8")
+    path = PurePosixPath(name.replace("\\", "/"))
+    outside = path.is_absolute() or ".." in path.parts
+    if not path.parts or outside or not name.isprintable() or len(name) > _MAX_PATH:
+        raise BadArchive(f"{ref}: unsafe path {name[:100]!r}", file=ref)
+    if info.flag_bits & 0x1:
+        raise BadArchive(f"{ref}: {path} is encrypted", file=ref)
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise BadArchive(f"{ref}: {path} is a link", file=ref)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadArchive(f"{ref}: {path} uses an unusual compression; use deflate", file=ref)
+    return path
+
+
+def _unpack(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, left: int, ref: FileRef, limits: ArchiveLimits
+) -> bytes:
+    with archive.open(info) as stream:
+        content = stream.read(left + 1)
+    if len(content) > left:
+        raise _too_large(ref, limits)
+    return content
+
+
+def _too_large(ref: FileRef, limits: ArchiveLimits) -> ArchiveTooLarge:
+    return ArchiveTooLarge(f"{ref} unpacks to more than {limits.max_bytes} bytes", file=ref)
+
+
+def _below(path: Path, folder: Path) -> PurePosixPath:
+    return PurePosixPath(path.relative_to(folder).as_posix())
+
+
+def _is_junk(path: PurePosixPath) -> bool:
+    """Files that operating systems leave behind."""
+    return any(part in _JUNK or part.startswith(".") for part in path.parts)

@@ -1,0 +1,1 @@
+"""Bodies of the commands that need no training code: serve, classify, models."""

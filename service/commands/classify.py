@@ -1,0 +1,130 @@
+"""`fewshot classify`: a few-shot task from files on disk, with no server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from service.answers import build
+from service.archives import Member, read_archive, read_folder
+from service.classifier import Classifier, Outcome
+from service.commands.errors import user_errors
+from service.images import Upload, clean_name
+from service.problems import FileRef, NoQuery
+from service.schemas import AttentionMode
+from service.settings import Settings
+from service.sheet import draw_sheet
+from service.tasks import Ask, Example, clean_label
+
+_SHOWN_CLASSES = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's arguments."""
+
+    model: str
+    support: Path
+    queries: list[Path]
+    attention: Path | None
+    as_json: bool
+    top_k: int | None
+    steps: int | None
+    inner_lr: float | None
+    zoo: Path | None
+    device: str | None
+
+
+def run(options: Options) -> None:
+    """Print the predictions. User errors exit with code 2."""
+    with user_errors():
+        chosen = {"zoo": options.zoo, "device": options.device}
+        settings = Settings(**{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
+        classifier = Classifier(settings)
+        classifier.start()
+        try:
+            outcome = asyncio.run(_classify(classifier, options))
+        finally:
+            classifier.close()
+        if options.as_json:
+            mode = AttentionMode.maps if options.attention else AttentionMode.none
+            answer = build(outcome, mode, options.top_k, settings)
+            sys.stdout.write(answer.model_dump_json(indent=2) + "\n")
+        else:
+            Console().print(_table(outcome, options.top_k))
+        if options.attention is not None:
+            written = _write_sheets(outcome, options.attention)
+            sys.stderr.write(f"{written} attention pictures written to {options.attention}\n")
+
+
+async def _classify(classifier: Classifier, options: Options) -> Outcome:
+    settings = classifier.settings
+    classifier.models.card(options.model)  # an unknown model is told before files are read
+    support = [
+        Example(
+            clean_label(member.label, index, settings.max_label_length),
+            Upload(FileRef("support", index, clean_name(member.path)), member.data),
+        )
+        for index, member in enumerate(_members(classifier, options.support))
+    ]
+    ask = Ask(
+        options.model,
+        tuple(support),
+        tuple(_queries(options.queries)),
+        options.steps,
+        options.inner_lr,
+    )
+    wanted = options.attention is not None
+    return await classifier.classify(ask, attention=wanted, keep=wanted)
+
+
+def _members(classifier: Classifier, path: Path) -> list[Member]:
+    if path.is_file():
+        ref = FileRef("support", 0, path.name)
+        return read_archive(path.read_bytes(), ref, classifier.archive_limits)
+    return read_folder(path, classifier.archive_limits)
+
+
+def _queries(paths: list[Path]) -> list[Upload]:
+    """Files, and the files directly inside folders. Raises `NoQuery`."""
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else [path]
+        if not inside:
+            raise NoQuery(f"{path} holds no images")
+        files += inside
+    return [
+        Upload(FileRef("query", index, clean_name(file.name)), file.read_bytes())
+        for index, file in enumerate(files)
+    ]
+
+
+def _table(outcome: Outcome, top_k: int | None) -> Table:
+    count = min(top_k or _SHOWN_CLASSES, len(outcome.classes))
+    way, shots = len(outcome.classes), len(outcome.labels)
+    table = Table(title=f"{outcome.card.id}: {way} classes, {shots} examples", title_style="bold")
+    table.add_column("Image")
+    table.add_column("Class", style="bold")
+    table.add_column("Confidence", justify="right")
+    table.add_column("Most probable")
+    for picture, row in zip(outcome.queries, outcome.answer.probabilities, strict=True):
+        order = (-row).argsort(kind="stable")
+        most = ", ".join(f"{outcome.classes[i]} {row[i]:.1%}" for i in order[:count])
+        best = order[0]
+        table.add_row(picture.ref.name, outcome.classes[best], f"{row[best]:.1%}", most)
+    return table
+
+
+def _write_sheets(outcome: Outcome, folder: Path) -> int:
+    """One picture per query; names that come twice get their position in front."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [Path(picture.ref.name).stem for picture in outcome.queries]
+    for index, name in enumerate(names):
+        prefix = f"{index}-" if names.count(name) > 1 else ""
+        draw_sheet(outcome, index).save(folder / f"{prefix}{name}.png")
+    return len(names)

@@ -1,0 +1,35 @@
+"""User errors on the command line: one clear line on stderr, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from pydantic import ValidationError
+
+from models_zoo.cards import ZooError
+from service.problems import Problem
+
+USER_ERROR = 2
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn faults that a user can mend into one line."""
+    try:
+        yield
+    except Problem as error:
+        fail(error.detail)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        fail(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}")
+    except (ZooError, OSError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> None:
+    """Raises `typer.Exit`."""
+    sys.stderr.write(f"fewshot: {' '.join(message.split())}\n")
+    raise typer.Exit(USER_ERROR)

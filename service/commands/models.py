@@ -1,0 +1,133 @@
+"""`fewshot models list|show|verify`: the zoo as tables, or as JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from models_zoo.cards import (
+    CARD_NAME,
+    ENTRIES,
+    Accuracy,
+    Card,
+    ZooError,
+    find_card,
+    load_card,
+    verify,
+)
+from service.commands.errors import fail, user_errors
+
+
+def list_models(zoo: Path | None, as_json: bool) -> None:
+    """Every entry on a line."""
+    with user_errors():
+        cards = [find_card(name, _root(zoo)) for name in _names(zoo)]
+        if as_json:
+            _write_json([card.model_dump(mode="json") for card in cards])
+            return
+        table = Table(title=f"{len(cards)} models")
+        for column in ("Model", "Learner", "Backbone", "Images", "Classes", "Accuracy"):
+            table.add_column(column)
+        for card in cards:
+            best = _accuracy(card.accuracy[0]) if card.accuracy else "not measured"
+            table.add_row(
+                card.id, card.learner, card.backbone, _input(card), f"2-{card.limits.max_way}", best
+            )
+        Console().print(table)
+
+
+def show_model(entry: str, zoo: Path | None, as_json: bool) -> None:
+    """One card."""
+    with user_errors():
+        card = find_card(entry, _root(zoo))
+        if as_json:
+            _write_json(card.model_dump(mode="json"))
+            return
+        table = Table(title=f"{card.id} {card.version}", show_header=False)
+        table.add_column(style="bold")
+        table.add_column()
+        limits, training = card.limits, card.training
+        facts = {
+            "Title": card.title,
+            "Summary": card.summary,
+            "Learner": f"{card.learner} ({card.family.replace('_', ' ')})",
+            "Paper": f"{card.paper.authors}: {card.paper.title} ({card.paper.year})",
+            "Backbone": f"{card.backbone}, {card.parameters:,} parameters",
+            "Images": _input(card),
+            "Limits": f"{limits.max_way} classes, {limits.max_shot} images each, "
+            f"{limits.max_support} in all, {limits.max_query} queries",
+            "Trained on": f"{training.dataset} ({training.split}), {training.steps} steps, "
+            f"{training.minutes:g} min on {training.hardware}",
+            "Transductive": "yes" if card.transductive else "no",
+            "Licence": card.license,
+        }
+        if card.adaptation is not None:
+            spec = card.adaptation
+            facts["Adaptation"] = (
+                f"{spec.steps} steps (at most {spec.max_steps}), inner_lr {spec.inner_lr:g} "
+                f"(at most {spec.max_inner_lr:g})"
+            )
+        for name, value in facts.items():
+            table.add_row(name, value)
+        for measured in card.accuracy:
+            table.add_row("Accuracy", f"{_accuracy(measured)}, {measured.dataset}")
+            table.add_row("", measured.command)
+        for name, fact in card.files.items():
+            table.add_row("File", f"{name}, {fact.bytes:,} bytes, sha256 {fact.sha256[:16]}...")
+        Console().print(table)
+
+
+def verify_models(entries: list[str], zoo: Path | None, as_json: bool) -> None:
+    """Check the files of the named entries, or of all. Exit code 2 if any differs."""
+    with user_errors():
+        found: dict[str, str] = {}
+        for entry in entries or _names(zoo):
+            try:
+                if entries:
+                    verify(find_card(entry, _root(zoo)), _root(zoo))
+                else:
+                    verify(load_card(_root(zoo) / entry), _root(zoo))
+                found[entry] = "ok"
+            except ZooError as error:
+                found[entry] = str(error)
+        if as_json:
+            _write_json(found)
+        else:
+            table = Table("Model", "Files")
+            for entry, result in found.items():
+                table.add_row(entry, result, style=None if result == "ok" else "red")
+            Console().print(table)
+        bad = [entry for entry, result in found.items() if result != "ok"]
+        if bad:
+            fail(f"{len(bad)} of {len(found)} entries differ from their cards: {', '.join(bad)}")
+
+
+def _root(zoo: Path | None) -> Path:
+    return ENTRIES if zoo is None else zoo
+
+
+def _names(zoo: Path | None) -> list[str]:
+    root = _root(zoo)
+    if not root.is_dir():
+        raise ZooError(f"{root} is not a folder")
+    return sorted(path.parent.name for path in root.glob(f"*/{CARD_NAME}"))
+
+
+def _input(card: Card) -> str:
+    spec = card.input
+    return f"{spec.width} x {spec.height} {'grey' if spec.channels == 1 else 'colour'}"
+
+
+def _accuracy(measured: Accuracy) -> str:
+    return (
+        f"{measured.mean:.2%} ± {measured.ci95:.2%} "
+        f"({measured.way}-way {measured.shot}-shot, {measured.tasks} tasks)"
+    )
+
+
+def _write_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""The engine: admission, the batch of tasks, and the runtimes that work on it."""

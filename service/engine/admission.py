@@ -1,0 +1,58 @@
+"""Admission: a permit per request, counted in images, taken before any work and held to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from service.problems import DeadlineExceeded, Overloaded
+
+_SMOOTHING = 0.2
+_MAX_RETRY_AFTER = 60
+
+
+class Admission:
+    """Bounds the images that wait or run. A request alone is let in whatever its size."""
+
+    def __init__(self, max_images: int, timeout_s: float) -> None:
+        self._max_images, self._timeout_s = max_images, timeout_s
+        self._lock = threading.Lock()
+        self._seconds_per_image = 0.01
+        self.held = 0
+
+    @asynccontextmanager
+    async def admit(self, images: int) -> AsyncIterator[None]:
+        """Hold a permit for `images` images and a deadline for what is done under it.
+
+        Raises `Overloaded` with Retry-After, or `DeadlineExceeded`.
+        """
+        self._take(images)
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {self._timeout_s:g} s") from None
+        else:
+            # Others were served meanwhile, so this counts the wait that a newcomer would see.
+            seconds = (time.perf_counter() - start) / max(1, self.held)
+            self._seconds_per_image += _SMOOTHING * (seconds - self._seconds_per_image)
+        finally:
+            with self._lock:
+                self.held -= images
+
+    def _take(self, images: int) -> None:
+        with self._lock:
+            if self.held and self.held + images > self._max_images:
+                wait = math.ceil(self.held * self._seconds_per_image)
+                seconds = min(max(1, wait), _MAX_RETRY_AFTER)
+                raise Overloaded(
+                    f"{self.held} images are waiting and {images} more would exceed "
+                    f"{self._max_images}; try again in {seconds} s",
+                    headers={"Retry-After": str(seconds)},
+                )
+            self.held += images

@@ -1,0 +1,129 @@
+"""Zoo entries in ONNX Runtime: graphs checked against the card, shapes checked before each run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from models_zoo.cards import Card, ZooError, read_file
+from service.engine.episode import Floats
+from service.engine.providers import CUDA, Device, choose
+from service.engine.runtime import Prediction, State
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """One ONNX graph, read from bytes that were checked against the card."""
+
+    def __init__(self, data: bytes, options: ort.SessionOptions, providers: list[str]) -> None:
+        self._session = ort.InferenceSession(data, options, providers=providers)
+        self.inputs = {item.name: item.shape for item in self._session.get_inputs()}
+        self.outputs = [item.name for item in self._session.get_outputs()]
+        self.providers: list[str] = self._session.get_providers()
+
+    def run(
+        self, feed: Mapping[str, NDArray[np.generic]], outputs: list[str]
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run once. Raises `ValueError` where the feed is not what the graph declares."""
+        self._check(feed)
+        return dict(zip(outputs, self._session.run(outputs, dict(feed)), strict=True))
+
+    def _check(self, feed: Mapping[str, NDArray[np.generic]]) -> None:
+        """Names, ranks, fixed dims, and one size per symbol: ONNX Runtime broadcasts silently."""
+        if feed.keys() != self.inputs.keys():
+            raise ValueError(f"the graph takes {sorted(self.inputs)}, not {sorted(feed)}")
+        symbols: dict[str, int] = {}
+        for name, declared in self.inputs.items():
+            shape = feed[name].shape
+            if len(shape) != len(declared):
+                raise ValueError(f"{name} is {shape}; the graph declares {declared}")
+            for size, dim in zip(shape, declared, strict=True):
+                if size != (symbols.setdefault(dim, size) if isinstance(dim, str) else dim or size):
+                    raise ValueError(f"{name} is {shape}; the graph declares {declared}")
+
+
+class OnnxRuntime:
+    """An entry's graphs in ONNX Runtime. One instance may be used from many threads."""
+
+    def __init__(
+        self, card: Card, root: Path, device: Device = "auto", threads: int = 0, chunk: int = 64
+    ) -> None:
+        """Load and check an entry; `chunk` images are encoded at once.
+
+        Raises `ZooError` when a file differs from its card or is not a graph of this kind, and
+        `RuntimeError` when the device cannot be had.
+        """
+        self.card, self._chunk = card, chunk
+        providers = choose(device, ort.get_available_providers())
+        if CUDA in providers:
+            ort.preload_dlls()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+
+        def load(name: str) -> Session:
+            try:
+                session = Session(read_file(card, name, root), options, providers)
+            except ZooError:
+                raise
+            except Exception as error:  # the binding raises a dozen unrelated classes
+                raise ZooError(f"{card.id}: {name} cannot be loaded: {error}") from None
+            if session.providers[0] != providers[0]:
+                if device == "cuda":
+                    raise RuntimeError(f"{card.id}: {name} got {session.providers}, not CUDA")
+                log.warning("%s: %s runs on %s", card.id, name, session.providers[0])
+            return session
+
+        self._encode = load("encode.onnx") if card.encodes else None
+        self._adapt = load("adapt.onnx")
+        self._predict = load("predict.onnx")
+        self.device = "cuda" if self._predict.providers[0] == CUDA else "cpu"
+        if (card.adaptation is not None) != ("inner_lr" in self._adapt.inputs):
+            raise ZooError(f"{card.id}: the card and adapt.onnx disagree about inner_lr")
+
+    def encode(self, images: NDArray[np.uint8]) -> Floats:
+        """See `Runtime`."""
+        chunks = []
+        for start in range(0, len(images), self._chunk):
+            scaled = images[start : start + self._chunk].astype(np.float32) / np.float32(255)
+            if self._encode is not None:
+                features = self._encode.run({"images": scaled}, ["features"])["features"]
+                scaled = np.asarray(features, np.float32)
+            chunks.append(scaled)
+        return np.concatenate(chunks)
+
+    def adapt(
+        self,
+        support: Floats,
+        labels: NDArray[np.int64],
+        mask: NDArray[np.bool_],
+        class_mask: NDArray[np.bool_],
+        inner_lr: Floats | None = None,
+    ) -> State:
+        """See `Runtime`."""
+        size, n = support.shape[:2]
+        if labels.shape != (size, n) or mask.shape != (size, n) or len(class_mask) != size:
+            raise ValueError("support, labels, mask and class_mask disagree in shape")
+        feed: State = {"support": support, "labels": labels, "mask": mask, "class_mask": class_mask}
+        if inner_lr is not None:
+            feed["inner_lr"] = inner_lr
+        # A graph drops the inputs that its learner has no use for.
+        known = {name: value for name, value in feed.items() if name in self._adapt.inputs}
+        return self._adapt.run(known, self._adapt.outputs)
+
+    def predict(self, state: State, query: Floats, attention: bool = False) -> Prediction:
+        """See `Runtime`."""
+        feed: State = {**state, "query": query}
+        if {len(value) for value in feed.values()} != {len(query)}:
+            raise ValueError("state and query differ in the number of tasks")
+        known = {name: value for name, value in feed.items() if name in self._predict.inputs}
+        maps = ("task_attention", "query_attention", "support_attention") if attention else ()
+        wanted = ["logits", *(name for name in maps if name in self._predict.outputs)]
+        found = self._predict.run(known, wanted)
+        return Prediction(**{name: np.asarray(v, np.float32) for name, v in found.items()})

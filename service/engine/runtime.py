@@ -1,0 +1,50 @@
+"""What runs a zoo entry: the three functions encode, adapt and predict over batches of tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models_zoo.cards import Card
+from service.engine.episode import Floats
+
+#: What a task learned: tensors by name, each `[B, ...]`.
+State = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `predict` gives: logits `[B, Q, way]`, and attention where asked for and there is some.
+
+    task `[B, L, Q, N]`, query `[B, L, Q, h, w]`, support `[B, L, Q, N, h, w]`
+    """
+
+    logits: Floats
+    task_attention: Floats | None = None
+    query_attention: Floats | None = None
+    support_attention: Floats | None = None
+
+
+class Runtime(Protocol):
+    """One loaded entry. Arrays carry B tasks; shapes are DESIGN.md's."""
+
+    card: Card
+
+    def encode(self, images: NDArray[np.uint8]) -> Floats:
+        """Images `[M, C, H, W]` -> features `[M, ...]` (the images in [0, 1] where none)."""
+
+    def adapt(
+        self,
+        support: Floats,
+        labels: NDArray[np.int64],
+        mask: NDArray[np.bool_],
+        class_mask: NDArray[np.bool_],
+        inner_lr: Floats | None = None,
+    ) -> State:
+        """Learn B tasks from support `[B, N, ...]`; `inner_lr` `[S]`, one rate per step."""
+
+    def predict(self, state: State, query: Floats, attention: bool = False) -> Prediction:
+        """Classify queries `[B, Q, ...]`."""

@@ -1,0 +1,53 @@
+"""The one handler that turns every exception into a problem document."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from service.images import clean_name
+from service.middleware import problem_response
+from service.problems import HttpProblem, InvalidRequest, Problem
+
+_CLIENT_CLOSED = 499  # nobody reads it; it only marks the log line
+
+
+def install(app: FastAPI) -> None:
+    """Answer problems, failed validation and HTTP errors of the framework in one form.
+
+    Other exceptions reach `SecurityHeaders`, which logs them and answers 500.
+    """
+    for kind in (Problem, RequestValidationError, HTTPException, ClientDisconnect):
+        app.add_exception_handler(kind, _handle)
+
+
+async def _handle(_: Request, error: Exception) -> Response:
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=_CLIENT_CLOSED)
+    return problem_response(as_problem(error))
+
+
+def as_problem(error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _validation(error)
+    if isinstance(error, HTTPException):
+        return HttpProblem(error.status_code, str(error.detail), error.headers)
+    return Problem("an unexpected fault; it has been logged")
+
+
+def _validation(error: RequestValidationError) -> Problem:
+    """Where and what, without the values that were sent."""
+    errors = [
+        {
+            "field": clean_name(".".join(str(part) for part in fault["loc"][1:])),
+            "message": clean_name(str(fault["msg"])),
+        }
+        for fault in error.errors()
+    ]
+    detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in errors)
+    return InvalidRequest(detail, errors=errors)

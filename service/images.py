@@ -1,0 +1,119 @@
+"""Bytes to checked pixels: every image that users send comes through `decode`."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from models_zoo.cards import InputSpec
+from models_zoo.preprocess import flatten, to_pixels
+from service.problems import DamagedImage, EmptyFile, FileRef, ImageTooLarge, NotAnImage
+
+#: The only decoders that user bytes may reach.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_NAME = 255
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file as the user sent it."""
+
+    ref: FileRef
+    data: bytes
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an image's header may declare: pixels in all, and pixels along one side."""
+
+    max_pixels: int
+    max_side: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded upload.
+
+    pixels  uint8 `[C, H, W]`, as the model's card asks
+    shown   what people saw, upright and in at most the asked-for size; or None if not asked for
+    size    (width, height) of the upright original
+    """
+
+    ref: FileRef
+    pixels: NDArray[np.uint8]
+    shown: Image.Image | None
+    size: tuple[int, int]
+
+
+def decode(
+    upload: Upload, spec: InputSpec, limits: ImageLimits, keep_side: int | None = None
+) -> Picture:
+    """Decode one upload for a model, keeping a copy of at most `keep_side` pixels for overlays.
+
+    Raises `EmptyFile`, `NotAnImage`, `ImageTooLarge` or `DamagedImage`, naming the file.
+    """
+    image = open_image(upload, limits)
+    shown = None if keep_side is None else fit_side(image, keep_side)
+    return Picture(upload.ref, to_pixels(image, spec), shown, image.size)
+
+
+def open_image(upload: Upload, limits: ImageLimits) -> Image.Image:
+    """Bytes -> upright 8-bit opaque "L" or "RGB" image, its first frame. Raises as `decode`."""
+    if not upload.data:
+        raise EmptyFile(f"{upload.ref} has no bytes", file=upload.ref)
+    too_large = f"{upload.ref} exceeds {limits.max_pixels} pixels or {limits.max_side} on a side"
+    try:
+        image = Image.open(io.BytesIO(upload.data), formats=FORMATS)
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        detail = f"{upload.ref} is not an image in a format read here ({known})"
+        raise NotAnImage(detail, file=upload.ref) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLarge(too_large, file=upload.ref) from None
+    except Exception as error:  # Pillow's plugins raise nearly anything on hostile headers
+        raise _damaged(upload, error) from None
+    with image:
+        # The header alone decides, before a pixel is decoded.
+        if image.width * image.height > limits.max_pixels or max(image.size) > limits.max_side:
+            detail = f"{too_large}: it is {image.width} x {image.height}"
+            raise ImageTooLarge(detail, file=upload.ref)
+        try:
+            image.load()
+            return _upright(image)
+        except Exception as error:  # likewise its decoders
+            raise _damaged(upload, error) from None
+
+
+def fit_side(image: Image.Image, side: int) -> Image.Image:
+    """A copy whose long side is at most `side` pixels, its aspect kept; never an empty one."""
+    scale = side / max(image.size)
+    if scale >= 1:
+        return image.copy()
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def clean_name(name: str | None) -> str:
+    """A file name that is safe to log and to send back: printable, and at most 255 characters."""
+    shown = "".join(char if char.isprintable() else "\ufffd" for char in name or "")
+    return shown[:MAX_NAME] or "(unnamed)"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """`flatten`, without its rotation where the orientation data itself is broken."""
+    try:
+        return flatten(image)
+    except Exception:
+        plain = Image.frombytes(image.mode, image.size, image.tobytes())
+        if image.mode == "P":
+            plain.putpalette(image.getpalette() or [])
+        return flatten(plain)
+
+
+def _damaged(upload: Upload, error: Exception) -> DamagedImage:
+    reason = clean_name(str(error)) if str(error) else type(error).__name__
+    return DamagedImage(f"{upload.ref} is truncated or damaged: {reason}", file=upload.ref)

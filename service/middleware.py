@@ -1,0 +1,138 @@
+"""Plain ASGI middleware: they see the stream itself, and hide no disconnect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.problems import MEDIA_TYPE, BodyTooLarge, Problem
+
+log = logging.getLogger(__name__)
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+#: How much of a refused body is read and thrown away, so that the client gets to its answer.
+_DRAIN_BYTES, _DRAIN_SECONDS = 256 << 20, 10.0
+
+
+class SecurityHeaders:
+    """Headers for every answer, and a last resort for faults that nothing else answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("unanswered fault in %s %s", scope["method"], scope["path"])
+            if started:
+                raise
+            problem = Problem("an unexpected fault; it has been logged")
+            await problem_response(problem)(scope, receive, send_with_headers)
+
+
+class BodyLimit:
+    """Answers 413 to a body above `limit` bytes, whether its length was announced or not."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._limit:
+            return await self._refuse(scope, receive, send)
+        seen, over, started = 0, False, False
+
+        async def counted() -> Message:
+            nonlocal seen, over
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                over = True
+                raise _Over
+            return message
+
+        async def unless_over(message: Message) -> None:
+            nonlocal started
+            if over and not started:
+                return  # the app's own idea of the interrupted body
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, unless_over)
+        except _Over:
+            if started:
+                raise
+        if over and not started:
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, then let the rest of the body run out: a client that is cut off while it still
+        sends may never read the answer."""
+        problem = BodyTooLarge(
+            f"the body exceeds {self._limit} bytes",
+            headers={"Connection": "close"},
+            limit=self._limit,
+        )
+
+        async def keep_open(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "more_body": True}
+            await send(message)
+
+        await problem_response(problem)(scope, receive, keep_open)
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await _drain(receive)
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Over(Exception):
+    """The body went over its limit."""
+
+
+async def _drain(receive: Callable[[], Awaitable[Message]]) -> None:
+    left = _DRAIN_BYTES
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+
+
+def problem_response(problem: Problem) -> JSONResponse:
+    document = problem.document()
+    status = document["status"]
+    assert isinstance(status, int)
+    return JSONResponse(document, status, problem.headers, MEDIA_TYPE)

@@ -1,0 +1,100 @@
+"""The OpenAPI document, mended where FastAPI's own would make Swagger UI hard to use.
+
+- Files: FastAPI writes OpenAPI 3.1's `contentMediaType`, which Swagger UI shows as text boxes; it
+  shows file pickers for `format: binary`.
+- Repeated form fields: without `encoding` Swagger UI joins them with commas into one field.
+- Optional fields: `anyOf [X, null]` hides X's widget; a form cannot send null anyway.
+- Faults: FastAPI documents its own validation error; this service answers problem documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.problems import MEDIA_TYPE
+
+Node = dict[str, Any]
+
+
+def install(app: FastAPI, models: list[str]) -> None:
+    """Make `app.openapi()` give the mended document. `models` fills in the examples."""
+
+    def document() -> Node:
+        if app.openapi_schema is None:
+            app.openapi_schema = build(app, models)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def build(app: FastAPI, models: list[str]) -> Node:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        license_info=app.license_info,
+        tags=app.openapi_tags,
+        routes=app.routes,
+        servers=app.servers,
+    )
+    schemas = document["components"]["schemas"]
+    for operation in _operations(document):
+        if models:
+            text = operation.get("description", "")
+            operation["description"] = text.replace("=MODEL", f"={models[0]}")
+        _mend_form(operation, schemas, models)
+        _mend_faults(operation)
+        for parameter in operation.get("parameters", []):
+            if parameter["name"] == "model_id" and models:
+                parameter["example"] = models[0]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return document
+
+
+def _operations(document: Node) -> Iterator[Node]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+def _mend_form(operation: Node, schemas: Node, models: list[str]) -> None:
+    form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
+    if form is None:
+        return
+    schema = schemas[form["schema"]["$ref"].rsplit("/", 1)[1]]
+    encoding = {}
+    for name, field in schema["properties"].items():
+        _drop_null(field)
+        _mark_binary(field)
+        if field.get("type") == "array":
+            _mark_binary(field["items"])
+            field.pop("default", None)
+            encoding[name] = {"style": "form", "explode": True}
+        if name == "model" and models:
+            field["example"] = models[0]
+            field["description"] += " Here: " + ", ".join(f"`{model}`" for model in models) + "."
+    form["encoding"] = encoding
+
+
+def _drop_null(field: Node) -> None:
+    """`anyOf [X, null]` -> X."""
+    kinds = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
+    for kind in kinds[:1]:
+        field.update(kind)
+
+
+def _mark_binary(field: Node) -> None:
+    if field.pop("contentMediaType", None) is not None:
+        field["format"] = "binary"
+
+
+def _mend_faults(operation: Node) -> None:
+    """Every fault is a problem document, under its own media type."""
+    problem = {"$ref": "#/components/schemas/ProblemDocument"}
+    for status, answer in operation["responses"].items():
+        if int(status) >= 400:
+            answer["content"] = {MEDIA_TYPE: {"schema": problem}}

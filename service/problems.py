@@ -1,0 +1,201 @@
+"""Everything that can go wrong, as RFC 9457 problem documents.
+
+One exception base, one subclass per stable `type`, one handler. The same exceptions serve the
+command line, which prints `detail`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+PREFIX = "urn:fewshot:problem:"
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """Which uploaded file is at fault: form field, position within the field, and name."""
+
+    field: str
+    index: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.field}[{self.index}] ({self.name})"
+
+
+class Problem(Exception):
+    """Base of all faults that have an answer of their own.
+
+    `status` is the HTTP status, `type` the stable end of the document's type URI.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        file: FileRef | None = None,
+        headers: Mapping[str, str] | None = None,
+        **extra: object,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.file = file
+        self.headers = dict(headers or {})
+        self.extra = extra
+
+    def document(self) -> dict[str, object]:
+        """The problem document's members."""
+        body: dict[str, object] = {
+            "type": PREFIX + self.type,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.file is not None:
+            body["file"] = {
+                "field": self.file.field,
+                "index": self.file.index,
+                "name": self.file.name,
+            }
+        return body | self.extra
+
+
+class HttpProblem(Problem):
+    """A fault of the HTTP layer (no such route, wrong method, ...), named after its status."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail, headers=headers)
+        kinds = {400: "malformed-request", 404: "not-found", 405: "method-not-allowed"}
+        self.code = status
+        self.kind = kinds.get(status, f"http-{status}")
+
+    def document(self) -> dict[str, object]:
+        kind = {"type": PREFIX + self.kind, "status": self.code}
+        return super().document() | kind | {"title": self.kind.replace("-", " ").capitalize()}
+
+
+# The request
+
+
+class InvalidRequest(Problem):
+    status, type, title = 422, "invalid-request", "Fields are missing or malformed"
+
+
+class NotMultipart(Problem):
+    status, type, title = 415, "not-multipart", "Send multipart/form-data"
+
+
+class BodyTooLarge(Problem):
+    status, type, title = 413, "body-too-large", "The request body is too large"
+
+
+class AnswerTooLarge(Problem):
+    status, type, title = 422, "answer-too-large", "The answer would be too large"
+
+
+# The episode
+
+
+class UnknownModel(Problem):
+    status, type, title = 404, "unknown-model", "No such model"
+
+
+class NoSupport(Problem):
+    status, type, title = 422, "no-support", "No support images"
+
+
+class NoQuery(Problem):
+    status, type, title = 422, "no-query", "No query images"
+
+
+class LabelCount(Problem):
+    status, type, title = 422, "label-count", "Labels and support images differ in number"
+
+
+class InvalidLabel(Problem):
+    status, type, title = 422, "invalid-label", "A label is empty, too long or unprintable"
+
+
+class OneClass(Problem):
+    status, type, title = 422, "one-class", "At least two classes are needed"
+
+
+class EmptyClass(Problem):
+    status, type, title = 422, "empty-class", "A class has no images"
+
+
+class TooManyClasses(Problem):
+    status, type, title = 422, "too-many-classes", "More classes than the model takes"
+
+
+class TooManyShots(Problem):
+    status, type, title = 422, "too-many-shots", "More images of a class than the model takes"
+
+
+class TooManyImages(Problem):
+    status, type, title = 422, "too-many-images", "More images than the model takes"
+
+
+class NoAdaptation(Problem):
+    status, type, title = 422, "no-adaptation", "The model has no adaptation steps to set"
+
+
+class AdaptationRange(Problem):
+    status, type, title = 422, "adaptation-range", "steps or inner_lr is out of range"
+
+
+class Diverged(Problem):
+    status, type, title = 422, "adaptation-diverged", "The adaptation diverged"
+
+
+# Files
+
+
+class EmptyFile(Problem):
+    status, type, title = 422, "empty-file", "A file is empty"
+
+
+class NotAnImage(Problem):
+    status, type, title = 422, "not-an-image", "A file is not an image of a known format"
+
+
+class DamagedImage(Problem):
+    status, type, title = 422, "damaged-image", "An image is truncated or damaged"
+
+
+class ImageTooLarge(Problem):
+    status, type, title = 422, "image-too-large", "An image has too many pixels"
+
+
+class BadArchive(Problem):
+    status, type, title = 422, "bad-archive", "The archive cannot be read"
+
+
+class ArchiveTooLarge(Problem):
+    status, type, title = 422, "archive-too-large", "The archive unpacks to too much"
+
+
+# The service
+
+
+class Overloaded(Problem):
+    status, type, title = 429, "overloaded", "Too much work is waiting"
+
+
+class ModelUnavailable(Problem):
+    status, type, title = 503, "model-unavailable", "The model cannot be loaded"
+
+
+class NotReady(Problem):
+    status, type, title = 503, "not-ready", "The service is not ready"
+
+
+class DeadlineExceeded(Problem):
+    status, type, title = 504, "deadline-exceeded", "The request took too long"

@@ -1,0 +1,134 @@
+"""What a user asks, checked against a card: labelled examples and queries to one episode."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models_zoo.cards import Card
+from service.images import Upload
+from service.problems import (
+    AdaptationRange,
+    InvalidLabel,
+    LabelCount,
+    NoAdaptation,
+    NoQuery,
+    NoSupport,
+    OneClass,
+    TooManyClasses,
+    TooManyImages,
+    TooManyShots,
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled support image."""
+
+    label: str
+    upload: Upload
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One stateless request: support set, queries, and the adaptation's hyperparameters."""
+
+    model: str
+    support: tuple[Example, ...]
+    queries: tuple[Upload, ...]
+    steps: int | None = None
+    inner_lr: float | None = None
+
+    @property
+    def images(self) -> int:
+        return len(self.support) + len(self.queries)
+
+
+def pair(uploads: Sequence[Upload], labels: Sequence[str], max_length: int) -> list[Example]:
+    """Images and labels in the same order -> examples. Raises `LabelCount` or `InvalidLabel`."""
+    if len(uploads) != len(labels):
+        raise LabelCount(
+            f"{len(uploads)} support images but {len(labels)} labels; send one label per image, "
+            "in the same order",
+            images=len(uploads),
+            labels=len(labels),
+        )
+    return [
+        Example(clean_label(label, index, max_length), upload)
+        for index, (label, upload) in enumerate(zip(labels, uploads, strict=True))
+    ]
+
+
+def clean_label(label: str, index: int, max_length: int) -> str:
+    """A label without surrounding blanks. Raises `InvalidLabel`."""
+    label = label.strip()
+    fault = ""
+    if not label:
+        fault = "is empty"
+    elif len(label) > max_length:
+        fault = f"has {len(label)} characters; at most {max_length} are taken"
+    elif not label.isprintable():
+        fault = "holds characters that cannot be printed"
+    if fault:
+        raise InvalidLabel(f"label {index} {fault}", index=index)
+    return label
+
+
+def classes_of(support: Sequence[Example]) -> list[str]:
+    """The classes, in the order in which their labels first appear."""
+    return list(dict.fromkeys(example.label for example in support))
+
+
+def check_limits(ask: Ask, card: Card) -> None:
+    """Raise the problem of an episode that the model does not take."""
+    if not ask.support:
+        raise NoSupport("send support images with labels, or a support archive")
+    if not ask.queries:
+        raise NoQuery("send at least one query image")
+    limits, shots = card.limits, Counter(example.label for example in ask.support)
+    if len(shots) < 2:
+        raise OneClass(f"all {len(ask.support)} support images are of class {next(iter(shots))!r}")
+    if len(shots) > limits.max_way:
+        raise TooManyClasses(
+            f"{len(shots)} classes; {card.id} takes at most {limits.max_way}",
+            classes=len(shots),
+            max_way=limits.max_way,
+        )
+    label, most = shots.most_common(1)[0]
+    if most > limits.max_shot:
+        raise TooManyShots(
+            f"{most} images of class {label!r}; {card.id} takes at most {limits.max_shot} a class",
+            label=label,
+            shots=most,
+            max_shot=limits.max_shot,
+        )
+    for kind, count, most in (
+        ("support", len(ask.support), limits.max_support),
+        ("query", len(ask.queries), limits.max_query),
+    ):
+        if count > most:
+            raise TooManyImages(
+                f"{count} {kind} images; {card.id} takes at most {most}", images=count, limit=most
+            )
+
+
+def learning_rates(ask: Ask, card: Card) -> tuple[float, ...] | None:
+    """One learning rate per adaptation step, or None for a learner without such steps.
+
+    Raises `NoAdaptation` or `AdaptationRange`.
+    """
+    spec = card.adaptation
+    if spec is None:
+        if ask.steps is not None or ask.inner_lr is not None:
+            raise NoAdaptation(f"{card.id} adapts without gradient steps: omit steps and inner_lr")
+        return None
+    steps = spec.steps if ask.steps is None else ask.steps
+    rate = spec.inner_lr if ask.inner_lr is None else ask.inner_lr
+    if not 0 <= steps <= spec.max_steps:
+        raise AdaptationRange(f"steps is {steps}; {card.id} takes 0 to {spec.max_steps}")
+    if not 0 < rate <= spec.max_inner_lr:  # refuses NaN, too
+        raise AdaptationRange(
+            f"inner_lr is {rate}; {card.id} takes more than 0 and at most {spec.max_inner_lr}"
+        )
+    return (rate,) * steps
