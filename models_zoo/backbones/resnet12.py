@@ -1,0 +1,70 @@
+"""ResNet-12: four residual blocks of three 3x3 convolutions (Mishra et al. 2018, TADAM, MetaOptNet).
+
+Widths by name, with the parameters of the backbone alone (RGB, no head):
+
+    resnet12-2.6m   64-96-128-256    the width of seed 000's "2.6M" column; its STA layers are the rest
+    resnet12-8m     64-128-256-512   the field's 8M one
+    resnet12-12m    64-160-320-640   the field's 12.4M one (MetaOptNet)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+WIDTHS = {
+    "resnet12-2.6m": (64, 96, 128, 256),
+    "resnet12-8m": (64, 128, 256, 512),
+    "resnet12-12m": (64, 160, 320, 640),
+}
+
+
+def conv_norm(inputs: int, outputs: int, size: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+
+
+class ResidualBlock(nn.Module):
+    """`[M, inputs, h, w]` -> `[M, outputs, h', w']`, halved when `pool`."""
+
+    def __init__(self, inputs: int, outputs: int, pool: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *conv_norm(inputs, outputs, 3),
+            nn.LeakyReLU(0.1),
+            *conv_norm(outputs, outputs, 3),
+            nn.LeakyReLU(0.1),
+            *conv_norm(outputs, outputs, 3),
+        )
+        self.shortcut = nn.Sequential(*conv_norm(inputs, outputs, 1))
+        self.activation = nn.LeakyReLU(0.1)
+        self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.pool(self.activation(self.body(x) + self.shortcut(x)))
+        return out
+
+
+class ResNet12(nn.Module):
+    """Images `[M, C, H, W]` -> feature maps `[M, widths[-1], h, w]`."""
+
+    def __init__(
+        self,
+        channels: int = 3,
+        widths: Sequence[int] = WIDTHS["resnet12-2.6m"],
+        pools: Sequence[bool] = (True, True, True, True),
+    ) -> None:
+        super().__init__()
+        self.out_channels = widths[-1]
+        self.reduction = 2 ** sum(pools)
+        ins = [channels, *widths]
+        self.stages = nn.Sequential(
+            *(ResidualBlock(a, b, p) for a, b, p in zip(ins, widths, pools, strict=False))
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.stages(images)
+        return features

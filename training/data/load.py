@@ -1,0 +1,17 @@
+"""From a recipe's data section to the three stores of a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.data.sources import load_dataset
+from training.data.splits import split_classes
+from training.data.store import PackedStore
+from training.recipe import DataConfig
+
+
+def load_splits(config: DataConfig, root: Path | None = None) -> dict[str, PackedStore]:
+    """The "train", "val" and "test" stores, their classes disjoint. Raises `DataError`."""
+    store = load_dataset(config.dataset, root or config.root, config.input)
+    split = split_classes(config.dataset, config.split, store)
+    return {part: store.select(classes) for part, classes in split.items()}

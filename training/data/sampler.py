@@ -1,0 +1,174 @@
+"""Episodes drawn from a packed store that lives whole on the training device.
+
+Sampling is index arithmetic on tensors: no image is opened, no Python loop runs over tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models_zoo.episode import Support, present_classes
+from training.data.augment import crop_and_flip
+from training.data.store import DataError, PackedStore
+
+#: Target of a padding query; `cross_entropy` skips it.
+IGNORE = -100
+
+Rotations = Literal["none", "classes", "per_class"]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """B tasks. Labels are class slots of the task; `*_classes` are global class ids.
+
+    support           `Support` of images [B, N, C, H, W] float in [0, 1]
+    query             [B, Q, C, H, W]
+    targets           [B, Q]  slots; `IGNORE` = padding
+    support_classes   [B, N]  global ids; `IGNORE` = padding
+    query_classes     [B, Q]
+    """
+
+    support: Support
+    query: Tensor
+    targets: Tensor
+    support_classes: Tensor
+    query_classes: Tensor
+
+
+class EpisodeSampler:
+    """Draws C-way k-shot episodes, mixed in one batch if asked.
+
+    rotations: "classes"    each class turned by 90, 180, 270 degrees is a class of its own
+                            (Santoro et al. 2016; Snell et al. 2017)
+               "per_class"  a turn is drawn for every class of every task (Finn et al. 2017)
+    slots:     labels are drawn from 0..slots-1 at random instead of 0..way-1, so that a learner
+               with a fixed number of outputs learns to do without some of them
+    augment:   shift by up to 4 pixels and flip left-right, per image
+    """
+
+    def __init__(
+        self,
+        store: PackedStore,
+        *,
+        rotations: Rotations = "none",
+        slots: int | None = None,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        images = torch.as_tensor(store.images.copy(), device=device)
+        self.base_classes = len(store.classes)
+        self.rotations, self.slots, self.augment = rotations, slots, augment
+        turns = 1 if rotations == "none" else 4
+        # Turned copies behind one another: class t * base_classes + c is class c turned t times.
+        self.images = torch.cat([torch.rot90(images, t, (-2, -1)) for t in range(turns)])
+        starts = torch.as_tensor(store.offsets[:-1])
+        self.starts = torch.cat([starts + t * len(images) for t in range(turns)]).to(device)
+        self.counts = torch.as_tensor(store.offsets).diff().repeat(turns).to(device)
+        self.class_count = len(self.counts)
+        names = sorted(set(store.groups))
+        groups = torch.tensor([names.index(group) for group in store.groups], device=device)
+        #: Super-class (times turn) of each global class.
+        self.group_of = torch.cat([groups + t * len(names) for t in range(turns)])
+        self.group_count = len(names) * turns
+        self.device = torch.device(device)
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def sample(
+        self,
+        tasks: int,
+        way: int | list[int],
+        shot: int | list[int],
+        queries: int,
+    ) -> Episode:
+        """A batch of tasks; lists give one way or shot per task. `queries` are per class.
+
+        Raises `DataError` when the store has too few classes or images.
+        """
+        ways = self._per_task(way, tasks)
+        shots = self._per_task(shot, tasks)
+        most_way, most_shot = int(ways.max()), int(shots.max())
+        self._check(most_way, most_shot + queries)
+
+        classes = self._draw_classes(tasks, most_way)
+        items = self._draw_items(classes, most_shot + queries)
+        used = torch.arange(most_way, device=self.device) < ways[:, None]  # [B, way]
+        slot_count = self.slots or most_way
+        if self.slots:
+            if most_way > self.slots:
+                raise DataError(f"{most_way} ways do not fit into {self.slots} slots")
+            slots = self._rand(tasks, self.slots).argsort(1)[:, :most_way]
+        else:
+            slots = torch.arange(most_way, device=self.device).expand(tasks, -1)
+
+        taken = torch.arange(most_shot, device=self.device) < shots[:, None]  # [B, shot]
+        mask = used[:, :, None] & taken[:, None, :]  # [B, way, shot]
+        order = self._shuffled(mask.flatten(1))
+        s_items, s_slots, s_classes, s_mask = (
+            t.flatten(1).gather(1, order)
+            for t in (
+                items[:, :, :most_shot],
+                slots[:, :, None].expand(-1, -1, most_shot),
+                classes[:, :, None].expand(-1, -1, most_shot),
+                mask,
+            )
+        )
+        q_used = used[:, :, None].expand(-1, -1, queries).flatten(1)
+        q_slots = slots[:, :, None].expand(-1, -1, queries).flatten(1)
+        q_classes = classes[:, :, None].expand(-1, -1, queries).flatten(1)
+        labels = s_slots.masked_fill(~s_mask, 0)
+        support = Support(
+            self._pixels(s_items), labels, s_mask, present_classes(labels, s_mask, slot_count)
+        )
+        return Episode(
+            support,
+            self._pixels(items[:, :, most_shot:].flatten(1)),
+            q_slots.masked_fill(~q_used, IGNORE),
+            s_classes.masked_fill(~s_mask, IGNORE),
+            q_classes.masked_fill(~q_used, IGNORE),
+        )
+
+    def _per_task(self, value: int | list[int], tasks: int) -> Tensor:
+        values = torch.as_tensor(value, device=self.device).expand(tasks)
+        return values
+
+    def _check(self, way: int, per_class: int) -> None:
+        if way > self.base_classes:
+            raise DataError(f"{way}-way tasks need {way} classes, there are {self.base_classes}")
+        least = int(self.counts.min())
+        if per_class > least:
+            raise DataError(f"{per_class} images per class needed, the smallest class has {least}")
+
+    def _rand(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.generator, device=self.device)
+
+    def _draw_classes(self, tasks: int, way: int) -> Tensor:
+        """Distinct global classes `[B, way]`."""
+        if self.rotations != "per_class":
+            return self._rand(tasks, self.class_count).topk(way, dim=1).indices
+        base = self._rand(tasks, self.base_classes).topk(way, dim=1).indices
+        turn = (self._rand(tasks, way) * 4).long()
+        return base + turn * self.base_classes
+
+    def _draw_items(self, classes: Tensor, per_class: int) -> Tensor:
+        """Distinct rows of `images` for each class: `[B, way, per_class]`."""
+        counts = self.counts[classes]
+        most = int(self.counts.max())
+        scores = self._rand(*classes.shape, most)
+        beyond = torch.arange(most, device=self.device) >= counts[..., None]
+        scores = scores.masked_fill(beyond, -1.0)
+        return self.starts[classes][..., None] + scores.topk(per_class, dim=-1).indices
+
+    def _shuffled(self, mask: Tensor) -> Tensor:
+        """A random order `[B, N]` with the padding at the end."""
+        return (self._rand(*mask.shape) + (~mask).float()).argsort(1)
+
+    def _pixels(self, items: Tensor) -> Tensor:
+        images = self.images[items.flatten()]
+        if self.augment:
+            images = crop_and_flip(images, self.generator)
+        return images.float().div_(255).unflatten(0, items.shape)

@@ -1,0 +1,31 @@
+"""Softmax over support examples, Eq. 9 of seed 003: every example of the right class is a positive.
+
+With one shot it equals `EpisodeLoss`. With more, it sums -log of each positive's weight, where
+`EpisodeLoss` takes -log of their sum; here the sum is divided by the number of positives, so that
+tasks of different shots weigh the same.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from models_zoo.learner import Learner
+from training.data.sampler import IGNORE, Episode
+from training.objectives import Objective
+from training.objectives.episode import accuracy
+
+#: Smallest weight whose logarithm is taken; below it the gradient has vanished anyway.
+TINY = 1e-12
+
+
+class MatchingLoss(Objective):
+    def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+        prediction = learner(episode.support, episode.query)
+        assert prediction.task_attention is not None
+        weights = prediction.task_attention[:, -1].float()  # [B, Q, N]
+        same = episode.targets.unsqueeze(-1) == episode.support.labels.unsqueeze(1)
+        positive = (same & episode.support.mask.unsqueeze(1)).float()
+        per_query = -(weights.clamp(min=TINY).log() * positive).sum(-1) / positive.sum(-1).clamp(min=1)
+        real = (episode.targets != IGNORE).float()
+        loss = (per_query * real).sum() / real.sum()
+        return loss, {"accuracy": accuracy(prediction.logits.float(), episode.targets)}

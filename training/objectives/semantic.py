@@ -1,0 +1,59 @@
+"""Episode loss plus the semantic loss of seed 000, Eq. 11 to 13."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models_zoo.learner import Learner
+from training.data.sampler import IGNORE, Episode, EpisodeSampler
+from training.objectives import Objective
+from training.objectives.episode import accuracy
+
+
+class SemanticLoss(Objective):
+    """L_task + weight * L_sem; L_sem classifies every image among all training classes.
+
+    labels: "class" = the base classes (a rotated class counts as one of its own);
+            "group" = their parents (the seed's choice on Omniglot: alphabets).
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        sampler: EpisodeSampler,
+        weight: float,
+        labels: Literal["class", "group"] = "class",
+    ) -> None:
+        super().__init__()
+        self.weight, self.labels = weight, labels
+        self.group_of = sampler.group_of
+        outputs = sampler.class_count if labels == "class" else sampler.group_count
+        backbone = learner.get_submodule("backbone")
+        channels = backbone.out_channels
+        assert isinstance(channels, int)
+        self.output = nn.Linear(channels, outputs)  # W_sem of Eq. 11
+
+    def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+        support_maps = learner.encode_batch(episode.support.x)
+        query_maps = learner.encode_batch(episode.query)
+        state = learner.adapt(episode.support.with_x(support_maps))
+        logits = learner.predict(state, query_maps).logits.float()
+        task = F.cross_entropy(logits.flatten(0, 1), episode.targets.flatten(), ignore_index=IGNORE)
+
+        maps = torch.cat([support_maps.flatten(0, 1), query_maps.flatten(0, 1)])
+        classes = torch.cat([episode.support_classes.flatten(), episode.query_classes.flatten()])
+        if self.labels == "group":
+            known = self.group_of[classes.clamp(min=0)]
+            classes = torch.where(classes == IGNORE, classes, known)
+        semantic_logits = self.output(maps.flatten(2).mean(-1)).float()
+        semantic = F.cross_entropy(semantic_logits, classes, ignore_index=IGNORE)  # Eq. 12
+        loss = task + self.weight * semantic  # Eq. 13
+        return loss, {
+            "accuracy": accuracy(logits, episode.targets),
+            "task_loss": task,
+            "semantic_loss": semantic,
+        }

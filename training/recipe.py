@@ -1,0 +1,136 @@
+"""Recipes: everything a training run depends on, as one checked YAML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models_zoo import registry
+from models_zoo.cards import Adaptation, EntryId, InputSpec, Limits, Paper
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class RecipeError(Exception):
+    """A recipe that is missing or wrong. The message is for users."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    dataset: str = Field(description="omniglot, cifar100, miniimagenet, tieredimagenet or folder")
+    split: str
+    root: Path | None = Field(None, description="Where the archives are, if not in the usual places")
+    input: InputSpec
+    rotations: Literal["none", "classes", "per_class"] = "none"
+    augment: bool = Field(False, description="Random shift and left-right flip in training")
+
+
+class EpisodeConfig(Section):
+    """Episodes of one training step. Lists are mixed: one way and shot are drawn for each step."""
+
+    tasks: int = Field(ge=1)
+    ways: tuple[int, ...] = Field(min_length=1)
+    shots: tuple[int, ...] = Field(min_length=1)
+    queries: int = Field(ge=1, description="per class")
+    max_images: int | None = Field(
+        None, description="Fewer tasks in a step whose way and shot would exceed this many images"
+    )
+    slots: int | None = Field(None, description="Draw label slots from this many (fixed-output learners)")
+
+
+class ObjectiveConfig(Section):
+    name: Literal["episode", "matching", "semantic"] = "episode"
+    weight: float = Field(0.5, description="lambda of the semantic loss")
+    labels: Literal["class", "group"] = "class"
+
+
+class OptimizerConfig(Section):
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = 0.0
+    clip: float | None = Field(None, description="Largest gradient norm")
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    warmup: int = Field(0, ge=0)
+
+    def factor(self, step: int, steps: int) -> float:
+        """The learning rate of a step, as a multiple of `lr`: a pure function, so resuming is exact."""
+        from math import cos, pi
+
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.schedule == "cosine":
+            return 0.5 * (1 + cos(pi * step / steps))
+        if self.schedule == "step":
+            return float(self.gamma ** sum(step >= m for m in self.milestones))
+        return 1.0
+
+
+class ValidationConfig(Section):
+    every: int = Field(500, ge=1)
+    tasks: int = Field(300, ge=1)
+    way: int = 5
+    shot: int = 1
+    queries: int = 15
+
+
+class EntryConfig(Section):
+    """What the card says beyond what the run itself knows."""
+
+    title: str
+    summary: str
+    paper: Paper
+    limits: Limits
+    adaptation: Adaptation | None = None
+
+
+class Recipe(Section):
+    id: EntryId
+    learner: str
+    config: dict[str, object] = {}
+    data: DataConfig
+    episodes: EpisodeConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    validation: ValidationConfig = ValidationConfig()
+    steps: int = Field(ge=1)
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: int = Field(250, ge=1)
+    entry: EntryConfig
+
+    @model_validator(mode="after")
+    def _known(self) -> Recipe:
+        if self.learner not in registry.names():
+            raise ValueError(f"unknown learner {self.learner!r}; known: {', '.join(registry.names())}")
+        return self
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe from a YAML file, or a shipped one by its name. Raises `RecipeError`."""
+    path = Path(name)
+    if not path.suffix and os.sep not in str(name):
+        path = RECIPES / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise RecipeError(f"{path}: no such recipe; shipped: {shipped}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: not a mapping of settings")
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise RecipeError(f"{path}: {where}: {first['msg']}") from None

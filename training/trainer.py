@@ -1,0 +1,251 @@
+"""The training loop: one recipe, one readable loop, resumable to the bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import save as to_safetensors
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from models_zoo import registry
+from models_zoo.learner import Learner
+from training import checkpoint
+from training.data.load import load_splits
+from training.data.sampler import Episode, EpisodeSampler
+from training.data.store import PackedStore
+from training.evaluate import evaluate
+from training.objectives import build_objective
+from training.recipe import EpisodeConfig, Recipe, RecipeError, ValidationConfig
+from training.tuning import keep_memory
+
+#: Steps between two looks at the loss; looking waits for an accelerator.
+LOG_EVERY = 25
+VALIDATION_SEED = 20_000
+
+
+class Run:
+    """Everything that changes while a recipe is trained, and where it is kept.
+
+    out/recipe.yaml        the recipe
+    out/last.pt            the state after the last checkpointed step
+    out/best.safetensors   the weights with the best validation accuracy; best.json says which
+    out/tensorboard/       curves
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, store: dict[str, PackedStore], device: torch.device):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.out, self.device = recipe, out, device
+        self.learner: Learner = registry.build(recipe.learner, recipe.config).to(device)
+        self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.sampler = EpisodeSampler(
+            store["train"],
+            rotations=recipe.data.rotations,
+            slots=recipe.episodes.slots,
+            augment=recipe.data.augment,
+            device=device,
+            seed=recipe.seed,
+        )
+        self.validation_store = store["val"]
+        self.objective = build_objective(recipe.objective, self.learner, self.sampler).to(device)
+        trained = nn.ModuleList([self.learner, self.objective])
+        self.parameters = [p for p in trained.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(recipe, self.parameters)
+        self.step = 0
+        self.interrupted = False
+        self.seconds = 0.0
+        self.best: dict[str, float] = {"accuracy": 0.0, "step": 0}
+
+    def save(self) -> None:
+        checkpoint.save(
+            self.out / "last.pt",
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "best": self.best,
+                "learner": self.learner.state_dict(),
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "episodes": self.sampler.generator.get_state(),
+                "torch": torch.get_rng_state(),
+            },
+        )
+
+    def resume(self) -> None:
+        """Continue from `last.pt`. Raises `RecipeError` if it belongs to another recipe."""
+        kept = yaml.safe_load((self.out / "recipe.yaml").read_text(encoding="utf-8"))
+        if kept != self.recipe.model_dump(mode="json"):
+            raise RecipeError(f"{self.out} holds a run of another recipe; use --fresh or another --out")
+        state = checkpoint.load(self.out / "last.pt", self.device)
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.learner.load_state_dict(state["learner"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampler.generator.set_state(state["episodes"].cpu())
+        torch.set_rng_state(state["torch"].cpu())
+
+    def validate(self) -> float:
+        """Accuracy on validation classes, always of the same tasks; keeps the best weights."""
+        config: ValidationConfig = self.recipe.validation
+        sampler = EpisodeSampler(self.validation_store, device=self.device, seed=VALIDATION_SEED)
+        score = evaluate(
+            self.learner,
+            sampler,
+            tasks=config.tasks,
+            way=config.way,
+            shot=config.shot,
+            queries=config.queries,
+        )
+        if score.mean > self.best["accuracy"]:
+            self.best = {"accuracy": score.mean, "ci95": score.ci95, "step": self.step}
+            weights = {k: v.contiguous().cpu() for k, v in self.learner.state_dict().items()}
+            checkpoint.write_atomically(self.out / "best.safetensors", to_safetensors(weights))
+            checkpoint.write_atomically(self.out / "best.json", json.dumps(self.best).encode())
+        return score.mean
+
+
+def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    config = recipe.optimizer
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            parameters, config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
+        )
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def draw_episode(sampler: EpisodeSampler, config: EpisodeConfig) -> Episode:
+    """A batch of one way and shot, drawn from the recipe's lists."""
+
+    def pick(values: tuple[int, ...]) -> int:
+        index = torch.randint(len(values), (1,), generator=sampler.generator, device=sampler.device)
+        return values[int(index)]
+
+    way, shot = pick(config.ways), pick(config.shots)
+    tasks = config.tasks
+    if config.max_images:
+        tasks = max(1, min(tasks, config.max_images // (way * (shot + config.queries))))
+    return sampler.sample(tasks, way, shot, config.queries)
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "cpu",
+    root: Path | None = None,
+    fresh: bool = False,
+    until: int | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Train `recipe` into the folder `out`, from its last checkpoint if it has one.
+
+    `until` stops after that step (the learning-rate schedule stays that of the whole run).
+    After Ctrl-C the step under way is finished and saved, then `KeyboardInterrupt` is raised.
+    Raises `RecipeError`, `DataError`, `CheckpointError`.
+    """
+    keep_memory()
+    stores = load_splits(recipe.data, root)
+    place = torch.device(device)
+    run = Run(recipe, out, stores, place)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "last.pt").exists() and not fresh:
+        run.resume()
+    else:
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        checkpoint.write_atomically(out / "recipe.yaml", text.encode())
+    board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step)
+    with board, bar(run, quiet) as tick, finishing_the_step(run):
+        loop(run, min(until or recipe.steps, recipe.steps), board, tick)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
+
+
+def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
+    recipe = run.recipe
+    run.learner.train()
+    while run.step < until and not run.interrupted:
+        started = time.perf_counter()
+        episode = draw_episode(run.sampler, recipe.episodes)
+        rate = recipe.optimizer.lr * recipe.optimizer.factor(run.step, recipe.steps)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(
+            run.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
+        ):
+            loss, metrics = run.objective(run.learner, episode)
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.optimizer.clip:
+            nn.utils.clip_grad_norm_(run.parameters, recipe.optimizer.clip)
+        run.optimizer.step()
+        run.step += 1
+
+        if run.step % LOG_EVERY == 0:
+            scalars = {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in metrics.items()}}
+            for name, value in scalars.items():
+                board.add_scalar(f"train/{name}", value, run.step)
+            tick(run.step, scalars)
+        if run.step % recipe.validation.every == 0 or run.step == until:
+            accuracy = run.validate()
+            board.add_scalar("val/accuracy", accuracy, run.step)
+            tick(run.step, {"val": accuracy})
+        run.seconds += time.perf_counter() - started
+        if run.step % recipe.checkpoint_every == 0 or run.step == until or run.interrupted:
+            run.save()
+
+
+@contextmanager
+def finishing_the_step(run: Run) -> Iterator[None]:
+    """Ctrl-C ends the loop after the step under way; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(signum: int, frame: object) -> None:
+        run.interrupted = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def bar(run: Run, quiet: bool) -> Iterator[Any]:
+    """A progress bar with ETA; on a file or with `quiet`, nothing but the bar's last state."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+        disable=quiet,
+    )
+    shown: dict[str, float] = {}
+    with progress:
+        task = progress.add_task(
+            run.recipe.id, total=run.recipe.steps, completed=run.step, facts=""
+        )
+
+        def tick(step: int, facts: dict[str, float]) -> None:
+            shown.update(facts)
+            text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            progress.update(task, completed=step, facts=text)
+
+        yield tick
