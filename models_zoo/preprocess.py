@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -11,7 +13,8 @@ from models_zoo.cards import InputSpec
 
 def flatten(image: Image.Image) -> Image.Image:
     """Any decoded Pillow image -> mode "L" or "RGB": upright, 8 bits, opaque on white."""
-    image = ImageOps.exif_transpose(image)
+    with suppress(Exception):  # broken orientation data must not spoil a readable image
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"):
         image = to_8_bit(image)
     if image.mode == "1":

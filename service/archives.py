@@ -16,6 +16,7 @@ from service.problems import (
     ArchiveTooLarge,
     BadArchive,
     EmptyClass,
+    EmptyFile,
     FileRef,
     NoSupport,
 )
@@ -57,7 +58,7 @@ def read_archive(data: bytes, ref: FileRef, limits: ArchiveLimits) -> list[Membe
                 for path, info in entries.items()
                 if not info.is_dir() and not _is_junk(path)
             }
-            labels = _labels(files, (p for p, info in entries.items() if info.is_dir()), ref.name)
+            labels = _labels(files, (p for p, info in entries.items() if info.is_dir()), ref)
             if len(files) > limits.max_files:
                 raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
             if sum(info.file_size for info in files.values()) > limits.max_bytes:
@@ -91,26 +92,27 @@ def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
     if len(files) > limits.max_files:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_files} files")
     folders = (_below(path, folder) for path in every if path.is_dir())
-    labels = _labels(files, folders, str(folder))
+    labels = _labels(files, folders, None)
     if sum(path.stat().st_size for path in files.values()) > limits.max_bytes:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_bytes} bytes")
     return [Member(labels[path], str(path), files[path].read_bytes()) for path in sorted(files)]
 
 
 def _labels(
-    files: Iterable[PurePosixPath], folders: Iterable[PurePosixPath], name: str
+    files: Iterable[PurePosixPath], folders: Iterable[PurePosixPath], ref: FileRef | None
 ) -> dict[PurePosixPath, str]:
     """The label of each file: its folder's path below the folder that all of them share."""
-    files = list(files)
+    files, name = list(files), "the support folder" if ref is None else str(ref)
     if not files:
-        raise NoSupport(f"{name} holds no files")
+        raise NoSupport(f"{name} holds no files", file=ref)
     for path in files:
         if len(path.parts) < 2:
-            raise BadArchive(f"{name}: {path} lies outside a class folder; use one per class")
+            detail = f"{name}: {path} lies outside a class folder; use one folder per class"
+            raise BadArchive(detail, file=ref)
     filled = {parent for path in files for parent in path.parents}
     for folder in folders:
         if folder not in filled and not _is_junk(folder):
-            raise EmptyClass(f"{name}: the class folder {folder} has no images")
+            raise EmptyClass(f"{name}: the class folder {folder} has no images", file=ref)
     depth = 0
     while all(len(p.parts) > depth + 2 for p in files) and len({p.parts[depth] for p in files}) < 2:
         depth += 1
@@ -119,15 +121,18 @@ def _labels(
 
 def _check_directory(data: bytes, ref: FileRef, limits: ArchiveLimits) -> None:
     """Bound the archive's directory before `zipfile` makes an object for each of its entries."""
+    if not data:
+        raise EmptyFile(f"{ref} has no bytes", file=ref)
     end = data.rfind(_END, max(0, len(data) - 65_535 - _END_BYTES))
     if end < 0 or len(data) < end + _END_BYTES:
         raise BadArchive(f"{ref} is not a zip archive", file=ref)
     count, size = struct.unpack_from("<HI", data, end + 10)
-    if data[max(0, end - 20) : end].startswith(_ZIP64) or count == 0xFFFF:
-        raise BadArchive(f"{ref} is a ZIP64 archive; only plain zips are read", file=ref)
     # Folders and the like come on top of the files, hence the factor.
-    if count > 4 * limits.max_files or size > 4 * limits.max_files * (_ENTRY_BYTES + _MAX_PATH):
+    most = min(4 * limits.max_files, 0xFFFE)
+    if count > most or size > most * (_ENTRY_BYTES + _MAX_PATH):
         raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
+    if data[max(0, end - 20) : end].startswith(_ZIP64):
+        raise BadArchive(f"{ref} is a ZIP64 archive; only plain zips are read", file=ref)
 
 
 def _safe_path(info: zipfile.ZipInfo, ref: FileRef) -> PurePosixPath:

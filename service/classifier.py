@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -57,6 +58,8 @@ class Classifier:
 
     def start(self) -> None:
         self.engine.start()
+        # In the background, so that the first request need not wait for it.
+        self._threads.submit(import_module, "service.engine.onnx")
 
     def close(self) -> None:
         self.engine.close()

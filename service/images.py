@@ -83,9 +83,11 @@ def open_image(upload: Upload, limits: ImageLimits) -> Image.Image:
             raise ImageTooLarge(detail, file=upload.ref)
         try:
             image.load()
-            return _upright(image)
+            flat = flatten(image)
         except Exception as error:  # likewise its decoders
             raise _damaged(upload, error) from None
+    flat.info.clear()  # it has been heeded, and must not be a second time
+    return flat
 
 
 def fit_side(image: Image.Image, side: int) -> Image.Image:
@@ -101,17 +103,6 @@ def clean_name(name: str | None) -> str:
     """A file name that is safe to log and to send back: printable, and at most 255 characters."""
     shown = "".join(char if char.isprintable() else "\ufffd" for char in name or "")
     return shown[:MAX_NAME] or "(unnamed)"
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """`flatten`, without its rotation where the orientation data itself is broken."""
-    try:
-        return flatten(image)
-    except Exception:
-        plain = Image.frombytes(image.mode, image.size, image.tobytes())
-        if image.mode == "P":
-            plain.putpalette(image.getpalette() or [])
-        return flatten(plain)
 
 
 def _damaged(upload: Upload, error: Exception) -> DamagedImage:

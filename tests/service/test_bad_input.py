@@ -1,0 +1,328 @@
+"""A user's mistake gets a problem document that says what and which file, and harms nothing."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from tests.service.asking import ask, assert_problem, encoded, noise, task, zipped
+
+QUERY = [encoded(noise(99))]
+
+
+@pytest.fixture(autouse=True)
+def _still_answers(client: TestClient) -> object:
+    """After every fault the service answers as before."""
+    before = ask(client, task(), QUERY).json()["predictions"]
+    yield
+    assert ask(client, task(), QUERY).json()["predictions"] == before
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("support", "queries", "fields", "status", "kind"),
+    [
+        ([], QUERY, {}, 422, "no-support"),
+        (task(), [], {}, 422, "invalid-request"),
+        (task("a"), QUERY, {}, 422, "one-class"),
+        (task(), QUERY, {"support_labels": ["a"]}, 422, "label-count"),
+        (task(), QUERY, {"support_labels": ["a"] * 7}, 422, "label-count"),
+        (task("abcdefg", 1), QUERY, {}, 422, "too-many-classes"),
+        (task("ab", 6), QUERY, {}, 422, "too-many-shots"),
+        (task("abcdef", 4), QUERY, {}, 422, "too-many-images"),
+        (task(), QUERY * 31, {}, 422, "too-many-images"),
+        (task(), QUERY, {"model": "nope"}, 404, "unknown-model"),
+        (task(), QUERY, {"model": "../mean"}, 404, "unknown-model"),
+        (task(), QUERY, {"model": "\x00\ud7ff\n"}, 404, "unknown-model"),
+        (task("ab", 1), QUERY, {"support_labels": ["a", ""]}, 422, "invalid-label"),
+        (task("ab", 1), QUERY, {"support_labels": ["a", "  "]}, 422, "invalid-label"),
+        (task("ab", 1), QUERY, {"support_labels": ["a", "b" * 201]}, 422, "invalid-label"),
+        (task("ab", 1), QUERY, {"support_labels": ["a", "b\x07"]}, 422, "invalid-label"),
+        (task("ab", 1), QUERY, {"support_labels": ["a", "b" * 100_000]}, 400, "malformed-request"),
+        (task(), QUERY, {"attention": "all"}, 422, "invalid-request"),
+        (task(), QUERY, {"top_k": 0}, 422, "invalid-request"),
+        (task(), QUERY, {"top_k": "many"}, 422, "invalid-request"),
+        (task(), QUERY, {"steps": 3}, 422, "no-adaptation"),
+        (task(), QUERY, {"inner_lr": 0.1}, 422, "no-adaptation"),
+        (task(), QUERY, {"model": "descent", "steps": 51}, 422, "adaptation-range"),
+        (task(), QUERY, {"model": "descent", "steps": -1}, 422, "invalid-request"),
+        (task(), QUERY, {"model": "descent", "inner_lr": 1e7}, 422, "adaptation-range"),
+        (task(), QUERY, {"model": "descent", "inner_lr": "nan"}, 422, "invalid-request"),
+        (task(), QUERY, {"model": "descent", "inner_lr": "inf"}, 422, "adaptation-range"),
+        (
+            task(),
+            QUERY,
+            {"model": "descent", "steps": 50, "inner_lr": 1e6},
+            422,
+            "adaptation-diverged",
+        ),
+    ],
+)
+def test_faulty_tasks(
+    client: TestClient,
+    support: list[tuple[str, bytes]],
+    queries: list[bytes],
+    fields: dict[str, object],
+    status: int,
+    kind: str,
+) -> None:
+    assert_problem(ask(client, support, queries, **fields), status, kind)
+
+
+def test_an_unknown_model_lists_the_known_ones(client: TestClient) -> None:
+    for response in (
+        ask(client, task(), QUERY, model="nope"),
+        client.get("/v1/models/nope"),
+    ):
+        assert assert_problem(response, 404, "unknown-model")["known"] == [
+            "attentive",
+            "descent",
+            "mean",
+        ]
+
+
+BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
+    "text": (lambda: b"not an image at all", "not-an-image"),
+    "empty": (lambda: b"", "empty-file"),
+    "svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not-an-image"),
+    "postscript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not-an-image"),
+    "truncated png": (lambda: encoded(noise(1, (64, 64)))[:900], "damaged-image"),
+    "truncated jpeg": (lambda: encoded(noise(1, (64, 64)), "JPEG")[:900], "damaged-image"),
+    "png header only": (lambda: encoded(noise(1))[:20], "damaged-image"),
+    "damaged png": (
+        lambda: encoded(noise(1, (64, 64))).replace(b"IDAT", b"IDAT\xff\xff", 1),
+        "damaged-image",
+    ),
+    "bomb": (lambda: png_header(60_000, 60_000), "image-too-large"),
+    "bomb beyond pillow's own limit": (lambda: png_header(2**31 - 1, 2**31 - 1), "image-too-large"),
+    "thread": (lambda: encoded(Image.new("L", (100_000, 1))), "image-too-large"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_faulty_files_are_named(client: TestClient, name: str) -> None:
+    make, kind = BROKEN[name]
+    good = encoded(noise(1))
+    support = [("a", good), ("b", good), ("b", make())]
+    document = assert_problem(ask(client, support, QUERY), 422, kind)
+    assert document["file"] == {"field": "support_images", "index": 2, "name": "2.png"}
+    document = assert_problem(ask(client, task(), [good, make(), good]), 422, kind)
+    assert document["file"] == {"field": "query_images", "index": 1, "name": "q1.png"}
+
+
+def test_the_first_of_several_faulty_files_is_named(client: TestClient) -> None:
+    big_and_bad = encoded(noise(1, (900, 900)))[:-2000]
+    support = [("a", big_and_bad), ("b", b"x"), ("b", b"")]
+    assert assert_problem(ask(client, support, QUERY), 422, "damaged-image")["file"]["index"] == 0
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", forbidden)
+    support = [("a", png_header(20_000, 3_000)), ("b", b"")]
+    with_bomb = ask(client, support, QUERY)
+    monkeypatch.undo()
+    assert_problem(with_bomb, 422, "image-too-large")
+
+
+def test_a_name_that_is_not_utf8_or_printable_is_answered(client: TestClient) -> None:
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nmean\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="support_labels"\r\n\r\na\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="support_labels"\r\n\r\n\xff\xfe\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="support_images"; filename="a\xff\x01"\r\n'
+        b"\r\nnothing\r\n"
+        b'--x\r\nContent-Disposition: form-data; name="support_images"; filename="b"\r\n'
+        b"\r\nnothing\r\n"
+        b'--x\r\nContent-Disposition: form-data; name="query_images"; filename="c"\r\n'
+        b"\r\nnothing\r\n--x--\r\n"
+    )
+    for kind in ("multipart/form-data; boundary=x", "multipart/form-data; boundary=x; charset=hex"):
+        response = client.post("/v1/predictions", content=body, headers={"content-type": kind})
+        document = assert_problem(response, 422, "not-an-image")
+        assert document["file"]["name"].isprintable()
+
+
+def test_a_label_cannot_smuggle_a_lone_surrogate(client: TestClient) -> None:
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n\\ud800\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="query_images"; filename="\\ud800"\r\n'
+        b"\r\nnothing\r\n--x--\r\n"
+    )
+    kind = "multipart/form-data; boundary=x; charset=unicode_escape"
+    response = client.post("/v1/predictions", content=body, headers={"content-type": kind})
+    assert response.status_code in (404, 422)
+    assert_problem(response, response.status_code, "unknown-model")
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "status", "kind"),
+    [
+        ({"content-type": "application/json"}, b"{}", 422, "invalid-request"),
+        ({"content-type": "multipart/form-data"}, b"x", 400, "malformed-request"),
+        ({"content-type": "multipart/form-data; boundary=x"}, b"y", 400, "malformed-request"),
+        ({"content-type": "multipart/form-data; boundary=x"}, b"", 422, "invalid-request"),
+        ({}, b"", 422, "invalid-request"),
+    ],
+)
+def test_bodies_that_are_no_form(
+    client: TestClient, headers: dict[str, str], content: bytes, status: int, kind: str
+) -> None:
+    assert_problem(client.post("/v1/predictions", content=content, headers=headers), status, kind)
+
+
+def test_a_form_without_files_is_told_to_be_multipart(client: TestClient) -> None:
+    response = client.post("/v1/predictions", data={"model": "mean", "query_images": "x"})
+    assert_problem(response, 422, "invalid-request")
+
+
+def test_too_many_files_or_fields(client: TestClient) -> None:
+    response = ask(client, [("a", b"x")] * 41, QUERY)
+    assert_problem(response, 400, "malformed-request")
+    response = ask(client, task(), QUERY, support_labels=["a"] * 41)
+    assert_problem(response, 400, "malformed-request")
+
+
+def test_images_and_archive_together(client: TestClient) -> None:
+    archive = zipped({"a/1.png": encoded(noise(1)), "b/1.png": encoded(noise(2))})
+    assert_problem(ask(client, task(), QUERY, archive=archive), 422, "invalid-request")
+
+
+def test_unknown_addresses_and_methods(client: TestClient) -> None:
+    assert_problem(client.get("/nothing"), 404, "not-found")
+    assert_problem(client.get("/static/../settings.py"), 404, "not-found")
+    assert_problem(client.get("/static/%2e%2e/settings.py"), 404, "not-found")
+    response = client.get("/v1/predictions")
+    assert_problem(response, 405, "method-not-allowed")
+    assert response.headers["allow"] == "POST"
+
+
+# Archives
+
+GOOD = {"a/1.png": encoded(noise(1)), "b/1.png": encoded(noise(2))}
+
+
+def _archive(client: TestClient, data: bytes) -> httpx.Response:
+    return ask(client, queries=QUERY, archive=data)
+
+
+def _deflated(size: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/1.png", b"\0" * size)
+        archive.writestr("b/1.png", GOOD["b/1.png"])
+    return buffer.getvalue()
+
+
+def _lying(size: int) -> bytes:
+    """A bomb whose directory declares ten bytes."""
+    data = _deflated(size)
+    return data.replace(struct.pack("<I", size), struct.pack("<I", 10))
+
+
+def _link() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        info = zipfile.ZipInfo("a/1.png")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    return buffer.getvalue()
+
+
+def _encrypted() -> bytes:
+    data = bytearray(zipped(GOOD))
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.find(signature) + offset] |= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", "empty-file"),
+        (b"not a zip", "bad-archive"),
+        (zipped(GOOD)[:-30], "bad-archive"),
+        (zipped(GOOD)[30:], "bad-archive"),
+        (zipped({}), "no-support"),
+        (zipped({"../a/1.png": b"x", **GOOD}), "bad-archive"),
+        (zipped({"/etc/passwd": b"x", **GOOD}), "bad-archive"),
+        (zipped({"..\\a\\1.png": b"x", **GOOD}), "bad-archive"),
+        (zipped({"1.png": b"x", **GOOD}), "bad-archive"),
+        (zipped({"a/\x1b[2J.png": b"x", **GOOD}), "bad-archive"),
+        (zipped({"c/": b"", **GOOD}), "empty-class"),
+        (zipped({"a/1.png": GOOD["a/1.png"], "a/2.png": GOOD["b/1.png"]}), "one-class"),
+        (zipped({f"a/{i}.png": b"" for i in range(41)}), "archive-too-large"),
+        (zipped({f"a/{i}.png": b"" for i in range(70_000)}), "archive-too-large"),
+        (_deflated(3 << 20), "archive-too-large"),
+        (_lying(3 << 20), "bad-archive"),
+        (_link(), "bad-archive"),
+        (_encrypted(), "bad-archive"),
+    ],
+)
+def test_faulty_archives(client: TestClient, data: bytes, kind: str) -> None:
+    if len(data) > 2 << 20:
+        data = data[-(1 << 20) :]  # below the body's limit; the directory is at the end
+    document = assert_problem(_archive(client, data), 422, kind)
+    if kind in ("bad-archive", "archive-too-large", "empty-file"):
+        assert document["file"] == {"field": "support_archive", "index": 0, "name": "set.zip"}
+
+
+def test_a_faulty_image_in_an_archive_is_named_by_its_path(client: TestClient) -> None:
+    document = assert_problem(
+        _archive(client, zipped({**GOOD, "b/2.png": b"text"})), 422, "not-an-image"
+    )
+    assert document["file"] == {"field": "support_archive", "index": 2, "name": "b/2.png"}
+
+
+def test_names_in_utf8_without_the_flag_and_leftovers_are_read(client: TestClient) -> None:
+    data = zipped({"größe/1.png": GOOD["a/1.png"], **GOOD, "__MACOSX/a/._1.png": b"x"})
+    flagged = data
+    unflagged = bytearray(flagged)
+    for signature, offset in ((b"PK\x03\x04", 7), (b"PK\x01\x02", 9)):
+        unflagged[unflagged.find(signature) + offset] &= ~0x08
+    for archive in (flagged, bytes(unflagged)):
+        assert _archive(client, archive).json()["classes"] == ["a", "b", "größe"]
+
+
+def test_random_bytes_never_make_a_server_error(client: TestClient) -> None:
+    """Files that start like an image or a zip and go on at random."""
+    rng = np.random.default_rng(0)
+    starts = [encoded(noise(1, (20, 20)), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF")]
+    for trial in range(60):
+        data = bytearray(starts[trial % len(starts)])
+        for place in rng.integers(0, len(data), 12):
+            data[place] = rng.integers(0, 256)
+        assert ask(client, task(), [bytes(data)]).status_code in (200, 422)
+    for _ in range(60):
+        data = bytearray(zipped(GOOD))
+        for place in rng.integers(0, len(data), 8):
+            data[place] = rng.integers(0, 256)
+        assert _archive(client, bytes(data)).status_code in (200, 422)
