@@ -51,6 +51,14 @@ def test_tables_and_images(tables, tmp_path):
     np.testing.assert_array_equal(store.images, expected)
 
 
+def test_images_may_lie_in_folders_by_label(tables, tmp_path):
+    images = np.array(load("miniimagenet", tmp_path).images)
+    for path in (tmp_path / "images").glob("*.png"):
+        (tmp_path / "images" / path.stem[:3]).mkdir(exist_ok=True)
+        path.rename(path.parent / path.stem[:3] / path.name)
+    np.testing.assert_array_equal(load("miniimagenet", tmp_path).images, images)
+
+
 def test_an_image_the_table_lists_is_missing(tables, tmp_path):
     (tmp_path / "images" / "n011.png").unlink()
     with pytest.raises(DataError, match=r"n011\.png: No such file"):

@@ -87,16 +87,16 @@ def test_a_pack_is_reused(omniglot_zips, tmp_path, monkeypatch):
 
 def test_a_changed_archive_is_packed_again(omniglot_zips, tmp_path, pixels, png):
     load_dataset("omniglot", omniglot_zips)
-    before = packs(tmp_path)
     path = omniglot_zips / "images_evaluation.zip"
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("images_evaluation/new/character01/1.png", png(pixels(105, 105, 1)))
     assert len(load_dataset("omniglot", omniglot_zips).classes) == 5
-    assert len(packs(tmp_path)) == 1, "the outdated pack is gone"
+    before = packs(tmp_path)
+    assert len(before) == 1, "the outdated pack is gone"
     os.utime(path, ns=(1, 1))  # same size, another time
     load_dataset("omniglot", omniglot_zips)
-    assert len(packs(tmp_path)) == 1
-    assert packs(tmp_path) != before
+    (after,) = packs(tmp_path)
+    assert after != before[0]
 
 
 def test_each_spec_has_its_own_pack(omniglot_zips, tmp_path):
@@ -172,6 +172,7 @@ def test_omniglot_is_downloaded_whole_or_not_at_all(omniglot_zips, tmp_path, mon
     assert not (root / "omniglot" / "images_evaluation.zip").exists()
     monkeypatch.setattr(datasets.Omniglot, "zips_md5", sums)
     assert len(load_dataset("omniglot", root, download=True).classes) == 4
+    assert not list(root.rglob("*.part"))
 
 
 def test_cifar_download_asks_for_the_official_archive(tmp_path, monkeypatch, served):
