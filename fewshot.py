@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -88,7 +90,111 @@ def classify(
     run(Options(model, support, images, attention, as_json, top_k, steps, inner_lr, zoo, where))
 
 
-# --- training: `train`, `evaluate` and `export` go here ----------------------------------------
+# --- training --------------------------------------------------------------------------------
+
+Data = Annotated[
+    Path | None, typer.Option(help="Folder of the data archives. Default: FEWSHOT_DATA or ./data.")
+]
+
+
+class Rotations(StrEnum):
+    """Whether turned classes count as classes of their own."""
+
+    none = "none"
+    classes = "classes"
+
+
+class Runtime(StrEnum):
+    """What runs an entry under evaluation."""
+
+    torch = "torch"
+    onnx = "onnx"
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<id>.")] = None,
+    data: Data = None,
+    device: Where = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; forget what is there.")
+    ] = False,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop after this step.")] = None,
+) -> None:
+    """Meta-train a recipe. Ctrl-C saves; the same command goes on where it stopped.
+
+    Example: fewshot train prototypical-omniglot
+    """
+    body = training()
+    body.train(recipe, out, data, device and device.value, fresh, until)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Id of a zoo entry.")],
+    way: Annotated[int, typer.Option(min=2, help="Classes in a task.")] = 5,
+    shot: Annotated[int, typer.Option(min=1, help="Labelled images per class.")] = 1,
+    queries: Annotated[int, typer.Option(min=1, help="Queries per class.")] = 15,
+    tasks: Annotated[int, typer.Option(min=1, help="Number of tasks.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the tasks.")] = 0,
+    rotations: Annotated[
+        Rotations, typer.Option(help="classes: turned test classes are classes of their own.")
+    ] = Rotations.none,
+    runtime: Annotated[
+        Runtime, typer.Option(help="PyTorch, or the exported graphs.")
+    ] = Runtime.torch,
+    data: Data = None,
+    zoo: Zoo = None,
+    device: Where = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the result on the card.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure an entry's accuracy on the test classes of its split.
+
+    Example: fewshot evaluate prototypical-omniglot --way 20 --shot 1 --rotations classes
+    """
+    training().evaluate_entry(
+        model,
+        way=way,
+        shot=shot,
+        queries=queries,
+        tasks=tasks,
+        seed=seed,
+        rotations=rotations.value,
+        runtime=runtime.value,
+        data=data,
+        zoo=zoo,
+        device=device and device.value,
+        record=record,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of `fewshot train`.")],
+    zoo: Zoo = None,
+) -> None:
+    """Turn a run into a zoo entry: weights, ONNX graphs checked against PyTorch, and a card.
+
+    Example: fewshot export runs/prototypical-omniglot
+    """
+    training().export(run, zoo)
+
+
+def training() -> ModuleType:
+    """The training commands, or a line saying how to install them."""
+    try:
+        return import_module("training.commands")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("training", "models_zoo"):
+            raise
+        typer.echo(
+            f"fewshot: {package} is missing; install with: pip install 'fewshot[train]'", err=True
+        )
+        raise typer.Exit(2) from None
 
 
 # --- the zoo ---------------------------------------------------------------------------------

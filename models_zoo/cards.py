@@ -91,6 +91,9 @@ class Accuracy(Fact):
     way: int
     shot: int
     queries_per_class: int
+    rotations: Literal["none", "classes"] = Field(
+        "none", description='"classes": turned test classes count as classes of their own.'
+    )
     tasks: int
     seed: int
     mean: float = Field(ge=0, le=1)

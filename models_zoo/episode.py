@@ -38,7 +38,9 @@ class Support:
     class_mask: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, labels: Tensor, mask: Tensor | None = None, way: int | None = None) -> Support:
+    def of(
+        cls, x: Tensor, labels: Tensor, mask: Tensor | None = None, way: int | None = None
+    ) -> Support:
         """Build from images or features `[B, N, ...]` and labels `[B, N]`, checking the shapes.
 
         Raises `ValueError` when the shapes disagree, a label is out of range or a task is empty.

@@ -88,7 +88,14 @@ def to_onnx(learner: Learner, shape: InputShape) -> dict[str, bytes]:
     hyper = hyperparameters(learner)
     state = learner.adapt(support, *hyper)
     names = sorted(state)
-    axes = {"B": Dim("B"), "N": Dim("N"), "way": Dim("way"), "Q": Dim("Q"), "M": Dim("M"), "S": Dim("S")}
+    axes = {
+        "B": Dim("B"),
+        "N": Dim("N"),
+        "way": Dim("way"),
+        "Q": Dim("Q"),
+        "M": Dim("M"),
+        "S": Dim("S"),
+    }
 
     files: dict[str, bytes] = {}
     if learner.encodes:
@@ -184,7 +191,7 @@ def strip(model: onnx.ModelProto) -> None:
             del node.metadata_props[:]
             node.doc_string = ""
             for attribute in node.attribute:
-                for inner in ([attribute.g] if attribute.HasField("g") else attribute.graphs):
+                for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                     clean(inner)
         for value in [*graph.value_info, *graph.input, *graph.output]:
             del value.metadata_props[:]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from models_zoo.cards import ENTRIES, Card, read_file
 from models_zoo.episode import Prediction, Support
 from models_zoo.learner import InputShape, Learner
 from training.graphs import PREDICTED, hyperparameters
@@ -43,11 +45,21 @@ def session(graph: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-class OnnxLearner:
-    """The graphs of `to_onnx`, run one after another on numpy arrays."""
+class OnnxLearner(Learner):
+    """The graphs of `to_onnx`, run one after another; as a learner it can be evaluated."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: dict[str, bytes], inner_lr: tuple[float, ...] = ()) -> None:
+        super().__init__()
         self.sessions = {name.removesuffix(".onnx"): session(data) for name, data in files.items()}
+        self.hyper = {"inner_lr": np.array(inner_lr, np.float32)} if inner_lr else {}
+
+    @classmethod
+    def of(cls, card: Card, root: Path = ENTRIES) -> OnnxLearner:
+        """The graphs of a zoo entry. Raises `ZooError`."""
+        names = [name for name in card.files if name.endswith(".onnx")]
+        adaptation = card.adaptation
+        rates = (adaptation.inner_lr,) * adaptation.steps if adaptation else ()
+        return cls({name: read_file(card, name, root) for name in names}, rates)
 
     def run(self, name: str, **inputs: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
         used = self.sessions[name]
@@ -56,7 +68,23 @@ class OnnxLearner:
         given = {key: value for key, value in inputs.items() if key in wanted}
         return dict(zip(outputs, used.run(None, given), strict=True))
 
-    def encode(self, images: NDArray[np.float32]) -> NDArray[np.generic]:
+    def forward(self, support: Support, query: torch.Tensor) -> Prediction:
+        found = self.answer(support, query)
+        return Prediction(**{name: torch.from_numpy(found[name]) for name in found})
+
+    def answer(self, support: Support, query: torch.Tensor) -> dict[str, NDArray[np.generic]]:
+        """The outputs of the predict graph, from images."""
+        state = self.run(
+            "adapt",
+            support=self.features(support.x.numpy()),
+            labels=support.labels.numpy(),
+            mask=support.mask.numpy(),
+            class_mask=support.class_mask.numpy(),
+            **self.hyper,
+        )
+        return self.run("predict", query=self.features(query.numpy()), **state)
+
+    def features(self, images: NDArray[np.float32]) -> NDArray[np.generic]:
         """Images `[B, N, C, H, W]` -> features `[B, N, ...]` (the images where nothing encodes)."""
         if "encode" not in self.sessions:
             return images
@@ -85,11 +113,13 @@ def random_episode(
 
 
 @torch.no_grad()
-def compare(learner: Learner, shape: InputShape, files: dict[str, bytes], seed: int = 0) -> Difference:
+def compare(
+    learner: Learner, shape: InputShape, files: dict[str, bytes], seed: int = 0
+) -> Difference:
     """Run both on the same episodes. Raises `ParityError` when they differ too much."""
-    onnx = OnnxLearner(files)
-    generator = torch.Generator().manual_seed(seed)
     hyper = hyperparameters(learner)
+    onnx = OnnxLearner(files, tuple(hyper[0].tolist()) if hyper else ())
+    generator = torch.Generator().manual_seed(seed)
     differences: list[NDArray[np.float64]] = []
     same: list[bool] = []
     for case in EPISODES:
@@ -99,22 +129,16 @@ def compare(learner: Learner, shape: InputShape, files: dict[str, bytes], seed: 
         encoded = support.with_x(learner.encode_batch(support.x))
         state = learner.adapt(encoded, *hyper)
         expected: Prediction = learner.predict(state, learner.encode_batch(query))
-        state_arrays = onnx.run(
-            "adapt",
-            support=onnx.encode(support.x.numpy()),
-            labels=support.labels.numpy(),
-            mask=support.mask.numpy(),
-            class_mask=support.class_mask.numpy(),
-            **({"inner_lr": hyper[0].numpy()} if hyper else {}),
-        )
-        got = onnx.run("predict", query=onnx.encode(query.numpy()), **state_arrays)
+        got = onnx.answer(support, query)
         for name in PREDICTED:
             tensor = getattr(expected, name)
             if tensor is None:
                 continue
             mine = torch.from_numpy(got[name])
             if mine.shape != tensor.shape:
-                raise ParityError(f"{name}: ONNX gives {tuple(mine.shape)}, torch {tuple(tensor.shape)}")
+                raise ParityError(
+                    f"{name}: ONNX gives {tuple(mine.shape)}, torch {tuple(tensor.shape)}"
+                )
             if name == "logits":
                 same.append(bool((mine.argmax(-1) == tensor.argmax(-1)).all()))
                 mine, tensor = mine.softmax(-1), tensor.softmax(-1)

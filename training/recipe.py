@@ -26,7 +26,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     dataset: str = Field(description="omniglot, cifar100, miniimagenet, tieredimagenet or folder")
     split: str
-    root: Path | None = Field(None, description="Where the archives are, if not in the usual places")
+    root: Path | None = Field(
+        None, description="Where the archives are, if not in the usual places"
+    )
     input: InputSpec
     rotations: Literal["none", "classes", "per_class"] = "none"
     augment: bool = Field(False, description="Random shift and left-right flip in training")
@@ -42,7 +44,9 @@ class EpisodeConfig(Section):
     max_images: int | None = Field(
         None, description="Fewer tasks in a step whose way and shot would exceed this many images"
     )
-    slots: int | None = Field(None, description="Draw label slots from this many (fixed-output learners)")
+    slots: int | None = Field(
+        None, description="Draw label slots from this many (fixed-output learners)"
+    )
 
 
 class ObjectiveConfig(Section):
@@ -80,6 +84,10 @@ class ValidationConfig(Section):
     way: int = 5
     shot: int = 1
     queries: int = 15
+    rotations: Literal["none", "classes"] = Field(
+        "none",
+        description='"classes": turned classes count as classes of their own, as in the test',
+    )
 
 
 class EntryConfig(Section):
@@ -110,7 +118,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _known(self) -> Recipe:
         if self.learner not in registry.names():
-            raise ValueError(f"unknown learner {self.learner!r}; known: {', '.join(registry.names())}")
+            raise ValueError(
+                f"unknown learner {self.learner!r}; known: {', '.join(registry.names())}"
+            )
         return self
 
 

@@ -13,8 +13,14 @@ from typing import Any
 
 import torch
 import yaml
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -44,7 +50,9 @@ class Run:
     out/tensorboard/       curves
     """
 
-    def __init__(self, recipe: Recipe, out: Path, store: dict[str, PackedStore], device: torch.device):
+    def __init__(
+        self, recipe: Recipe, out: Path, store: dict[str, PackedStore], device: torch.device
+    ):
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, device
         self.learner: Learner = registry.build(recipe.learner, recipe.config).to(device)
@@ -86,7 +94,9 @@ class Run:
         """Continue from `last.pt`. Raises `RecipeError` if it belongs to another recipe."""
         kept = yaml.safe_load((self.out / "recipe.yaml").read_text(encoding="utf-8"))
         if kept != self.recipe.model_dump(mode="json"):
-            raise RecipeError(f"{self.out} holds a run of another recipe; use --fresh or another --out")
+            raise RecipeError(
+                f"{self.out} holds a run of another recipe; use --fresh or another --out"
+            )
         state = checkpoint.load(self.out / "last.pt", self.device)
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.learner.load_state_dict(state["learner"])
@@ -98,7 +108,12 @@ class Run:
     def validate(self) -> float:
         """Accuracy on validation classes, always of the same tasks; keeps the best weights."""
         config: ValidationConfig = self.recipe.validation
-        sampler = EpisodeSampler(self.validation_store, device=self.device, seed=VALIDATION_SEED)
+        sampler = EpisodeSampler(
+            self.validation_store,
+            rotations=config.rotations,
+            device=self.device,
+            seed=VALIDATION_SEED,
+        )
         score = evaluate(
             self.learner,
             sampler,
@@ -194,7 +209,10 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
         run.step += 1
 
         if run.step % LOG_EVERY == 0:
-            scalars = {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in metrics.items()}}
+            scalars = {
+                "loss": float(loss.detach()),
+                **{k: float(v.detach()) for k, v in metrics.items()},
+            }
             for name, value in scalars.items():
                 board.add_scalar(f"train/{name}", value, run.step)
             tick(run.step, scalars)

@@ -1,8 +1,8 @@
-"""ResNet-12: four residual blocks of three 3x3 convolutions (Mishra et al. 2018, TADAM, MetaOptNet).
+"""ResNet-12: four residual blocks of three 3x3 convolutions (Mishra et al. 2018, TADAM).
 
-Widths by name, with the parameters of the backbone alone (RGB, no head):
+Widths by name, the parameters counted without a head:
 
-    resnet12-2.6m   64-96-128-256    the width of seed 000's "2.6M" column; its STA layers are the rest
+    resnet12-2.6m   64-96-128-256    seed 000's "2.6M": the backbone and three STA layers
     resnet12-8m     64-128-256-512   the field's 8M one
     resnet12-12m    64-160-320-640   the field's 12.4M one (MetaOptNet)
 """

@@ -48,7 +48,8 @@ class ContextualLearner(nn.Module):
         reversed_keys = keys.gather(1, mirrored.unsqueeze(-1).expand_as(keys))
         final = last.unsqueeze(-1).expand(-1, -1, self.output.in_features)
         h = (
-            self.forwards(keys)[0].gather(1, final) + self.backwards(reversed_keys)[0].gather(1, final)
+            self.forwards(keys)[0].gather(1, final)
+            + self.backwards(reversed_keys)[0].gather(1, final)
         ).squeeze(1)
         weights: Tensor = self.output(h)
         return weights

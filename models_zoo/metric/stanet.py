@@ -76,6 +76,9 @@ class STALayer(nn.Module):
         self.query = nn.Linear(channels, key_dim, bias=False)
         self.key = nn.Linear(channels, key_dim, bias=False)
         self.value = nn.Linear(channels + slots, value_dim, bias=False)
+        # Starting from one projection for both makes the first attention a similarity (the seed
+        # does not say how the weights start); they are free to part from there.
+        self.key.load_state_dict(self.query.state_dict())
         self.scale = 1 / math.sqrt(key_dim)
 
     def forward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models_zoo.cards import InputSpec
 from training.data.sources import load_dataset
 from training.data.splits import split_classes
 from training.data.store import PackedStore
@@ -15,3 +16,9 @@ def load_splits(config: DataConfig, root: Path | None = None) -> dict[str, Packe
     store = load_dataset(config.dataset, root or config.root, config.input)
     split = split_classes(config.dataset, config.split, store)
     return {part: store.select(classes) for part, classes in split.items()}
+
+
+def load_test(dataset: str, split: str, spec: InputSpec, root: Path | None = None) -> PackedStore:
+    """The test classes of a split, as `spec`'s pixels. Raises `DataError`."""
+    store = load_dataset(dataset, root, spec)
+    return store.select(split_classes(dataset, split, store)["test"])

@@ -89,5 +89,7 @@ class PackedStore:
             if offsets[-1] != len(images):
                 raise ValueError("images and index disagree")
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{folder}: not a packed store ({error}); delete it and rerun") from None
+            raise DataError(
+                f"{folder}: not a packed store ({error}); delete it and rerun"
+            ) from None
         return cls(images, tuple(index["classes"]), tuple(index["groups"]), offsets)

@@ -25,7 +25,9 @@ class MatchingLoss(Objective):
         weights = prediction.task_attention[:, -1].float()  # [B, Q, N]
         same = episode.targets.unsqueeze(-1) == episode.support.labels.unsqueeze(1)
         positive = (same & episode.support.mask.unsqueeze(1)).float()
-        per_query = -(weights.clamp(min=TINY).log() * positive).sum(-1) / positive.sum(-1).clamp(min=1)
+        per_query = -(weights.clamp(min=TINY).log() * positive).sum(-1) / positive.sum(-1).clamp(
+            min=1
+        )
         real = (episode.targets != IGNORE).float()
         loss = (per_query * real).sum() / real.sum()
         return loss, {"accuracy": accuracy(prediction.logits.float(), episode.targets)}

@@ -1,0 +1,190 @@
+"""Bodies of the commands that need the training extra: train, evaluate, export."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from models_zoo.cards import ENTRIES, Accuracy, Card, ZooError, find_card, write_card
+from models_zoo.learner import Learner
+from models_zoo.weights import load_learner
+from training.checkpoint import CheckpointError
+from training.data.load import load_test
+from training.data.sampler import EpisodeSampler
+from training.data.store import DataError
+from training.evaluate import Score, evaluate
+from training.parity import OnnxLearner, ParityError
+from training.recipe import RecipeError, load_recipe
+
+USER_ERROR, INTERRUPTED = 2, 130
+#: Images of one evaluation batch; bounds memory.
+BATCH_IMAGES = 2000
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Faults a user can mend become one line and exit code 2."""
+    try:
+        yield
+    except (RecipeError, DataError, CheckpointError, ParityError, ZooError, OSError) as error:
+        sys.stderr.write(f"fewshot: {' '.join(str(error).split())}\n")
+        raise typer.Exit(USER_ERROR) from None
+
+
+def pick_device(wanted: str | None) -> str:
+    """`auto` (or None) is CUDA where there is a working GPU. Raises `RecipeError`."""
+    if wanted in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("no usable CUDA device; use --device cpu")
+    return str(wanted)
+
+
+def train(
+    recipe: str,
+    out: Path | None,
+    data: Path | None,
+    device: str | None,
+    fresh: bool,
+    steps: int | None,
+) -> None:
+    """Train a recipe, or go on with it."""
+    from training import trainer
+
+    with user_errors():
+        loaded = load_recipe(recipe)
+        folder = out or Path("runs") / loaded.id
+        try:
+            run = trainer.train(
+                loaded, folder, device=pick_device(device), root=data, fresh=fresh, until=steps
+            )
+        except KeyboardInterrupt:
+            again = shlex.join(["fewshot", "train", recipe, "--out", str(folder)])
+            sys.stderr.write(f"fewshot: stopped and saved; go on with: {again}\n")
+            raise typer.Exit(INTERRUPTED) from None
+        best = run.best
+        Console().print(
+            f"Best validation accuracy {best['accuracy']:.2%} after step {best['step']:.0f}, "
+            f"in {folder}. Next: fewshot export {folder}"
+        )
+
+
+def export(run: Path, zoo: Path | None) -> None:
+    """Turn a run into a zoo entry and report how well ONNX agrees with PyTorch."""
+    from training.export import export as write_entry
+
+    with user_errors():
+        root = zoo or ENTRIES
+        card, difference = write_entry(run, root)
+        table = Table(title=f"{card.id} {card.version} in {root / card.id}", title_style="bold")
+        table.add_column("File")
+        table.add_column("kB", justify="right")
+        for name, fact in card.files.items():
+            table.add_row(name, f"{fact.bytes / 1000:.1f}")
+        console = Console()
+        console.print(table)
+        console.print(
+            f"ONNX against PyTorch on {difference.episodes} kinds of episodes: median "
+            f"{difference.median:.1e}, 90th percentile {difference.p90:.1e}, largest "
+            f"{difference.largest:.1e}; same answer in {difference.same_answer:.0%}"
+        )
+
+
+def evaluate_entry(
+    model: str,
+    *,
+    way: int,
+    shot: int,
+    queries: int,
+    tasks: int,
+    seed: int,
+    rotations: Literal["none", "classes"],
+    runtime: Literal["torch", "onnx"],
+    data: Path | None,
+    zoo: Path | None,
+    device: str | None,
+    record: bool,
+    as_json: bool,
+) -> None:
+    """Measure an entry's accuracy on its test classes; `record` writes it on the card."""
+    with user_errors():
+        root = zoo or ENTRIES
+        card = find_card(model, root)
+        if way > card.limits.max_way:
+            raise ZooError(f"{model} takes at most {card.limits.max_way} classes, not {way}")
+        place = pick_device(device) if runtime == "torch" else "cpu"
+        learner: Learner = (
+            load_learner(card, root).to(place) if runtime == "torch" else OnnxLearner.of(card, root)
+        )
+        store = load_test(card.training.dataset, card.training.split, card.input, data)
+        sampler = EpisodeSampler(store, rotations=rotations, device=place, seed=seed)
+        batch = max(1, BATCH_IMAGES // (way * (shot + queries)))
+        with Progress(disable=as_json, transient=True) as progress:
+            bar = progress.add_task(f"{tasks} tasks", total=tasks)
+            score = evaluate(
+                learner,
+                sampler,
+                tasks=tasks,
+                way=way,
+                shot=shot,
+                queries=queries,
+                batch=batch,
+                on_batch=lambda done: progress.advance(bar, done),
+            )
+        row = Accuracy(
+            dataset=card.training.dataset,
+            split=card.training.split,
+            way=way,
+            shot=shot,
+            queries_per_class=queries,
+            rotations=rotations,
+            tasks=tasks,
+            seed=seed,
+            mean=round(score.mean, 5),
+            ci95=round(score.ci95, 5),
+            transductive=card.transductive,
+            command=(
+                f"fewshot evaluate {model} --way {way} --shot {shot} --queries {queries} "
+                f"--tasks {tasks} --rotations {rotations} --seed {seed}"
+            ),
+        )
+        if record:
+            write_card(with_accuracy(card, row), root)
+        report(row, score, as_json)
+
+
+def with_accuracy(card: Card, row: Accuracy) -> Card:
+    """The card with this row in place of an older one of the same protocol."""
+    kept = [old for old in card.accuracy if old.command != row.command]
+    rows = sorted([*kept, row], key=lambda a: (a.rotations != "classes", a.way, a.shot))
+    return card.model_copy(update={"accuracy": tuple(rows)})
+
+
+def report(row: Accuracy, score: Score, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(row.model_dump(mode="json"), indent=2) + "\n")
+        return
+    table = Table(title=row.command, title_style="bold")
+    for heading in ("Data", "Task", "Tasks", "Accuracy", "95% CI", "Transductive"):
+        table.add_column(heading)
+    turned = ", rotations as classes" if row.rotations == "classes" else ""
+    table.add_row(
+        f"{row.dataset}/{row.split}, test classes{turned}",
+        f"{row.way}-way {row.shot}-shot, {row.queries_per_class} queries per class",
+        str(row.tasks),
+        f"{score.mean:.2%}",
+        f"± {score.ci95:.2%}",
+        "yes" if row.transductive else "no",
+    )
+    Console().print(table)
