@@ -38,9 +38,17 @@ class Learner(nn.Module):
         """Images `[M, C, H, W]` in [0, 1] -> features `[M, ...]`."""
         return images
 
-    def adapt(self, support: Support) -> TaskState:
-        """Learn a batch of tasks from encoded support examples (`support.x` `[B, N, ...]`)."""
+    def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
+        """Learn a batch of tasks from encoded support examples (`support.x` `[B, N, ...]`).
+
+        Learners that adapt by gradient steps take one for each rate in `inner_lr` `[S]`, by default
+        those of `default_inner_lr`; the others ignore it.
+        """
         raise NotImplementedError
+
+    def default_inner_lr(self) -> Tensor | None:
+        """Learning rates of the inner steps `[S]`, or None for a learner without gradient steps."""
+        return None
 
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
         """Classify encoded queries `[B, Q, ...]` with adapted tasks."""

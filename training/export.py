@@ -23,7 +23,7 @@ from training.recipe import Recipe, RecipeError
 
 
 def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, float]]:
-    """The recipe, the learner with its best weights and the record of a run. Raises `RecipeError`."""
+    """A run's recipe, learner with the best weights, and record. Raises `RecipeError`."""
     try:
         content = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         recipe = Recipe.model_validate(content)

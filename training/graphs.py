@@ -75,8 +75,8 @@ def example_inputs(learner: Learner, shape: InputShape, sizes: Sizes) -> tuple[S
 
 def hyperparameters(learner: Learner) -> tuple[Tensor, ...]:
     """What `adapt` takes beyond the support set: the inner learning rates of gradient learners."""
-    rates = getattr(learner, "default_inner_lr", None)
-    return () if rates is None else (rates().detach().clone(),)
+    rates = learner.default_inner_lr()
+    return () if rates is None else (rates.detach().clone(),)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from training.graphs import PREDICTED, hyperparameters
 EPISODES = ((1, 2, 1, 1, 0), (3, 5, 1, 4, 0), (2, 5, 5, 3, 4), (2, 3, 2, 7, 9), (4, 4, 3, 1, 1))
 #: Largest difference of a probability or an attention weight that passes.
 TOLERANCE = 1e-4
-#: Gradient-based adaptation amplifies rounding: there the 90th percentile must pass (DESIGN, Export).
+#: Gradient-based adaptation amplifies rounding: there the 90th percentile must pass.
 QUANTILE = 0.9
 
 

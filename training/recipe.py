@@ -66,7 +66,7 @@ class OptimizerConfig(Section):
     warmup: int = Field(0, ge=0)
 
     def factor(self, step: int, steps: int) -> float:
-        """The learning rate of a step, as a multiple of `lr`: a pure function, so resuming is exact."""
+        """The learning rate of a step over `lr`; a pure function, so resuming is exact."""
         from math import cos, pi
 
         if step < self.warmup:

@@ -96,7 +96,7 @@ class MMNet(Learner):
         features: Tensor = self.trunk(images)
         return features
 
-    def adapt(self, support: Support) -> TaskState:
+    def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
         """Write, read, and predict the query branch's convolution.
 
         State: embeddings g `[B, N, D_z]`, the predicted kernel `[B, hidden, 9]`, one-hot labels
@@ -132,7 +132,7 @@ class MMNet(Learner):
         return Prediction(logits, task_attention=log_weights.exp().unsqueeze(1))
 
     def embed_query(self, query: Tensor, kernel: Tensor) -> Tensor:
-        """f(x | W): trunk features `[B, Q, hidden, h, w]`, kernel `[B, hidden, 9]` -> `[B, Q, D_z]`.
+        """f(x | W): features `[B, Q, hidden, h, w]`, kernel `[B, hidden, 9]` -> `[B, Q, D_z]`.
 
         The 3x3 convolution is nine shifted products, since its kernel differs from task to task
         (and ONNX fixes a convolution's groups).

@@ -40,7 +40,7 @@ class PrototypicalNetwork(Learner):
         """Images -> feature vectors `[M, D]`: the whole map, flattened."""
         return self.backbone(images).flatten(1)
 
-    def adapt(self, support: Support) -> TaskState:
+    def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
         """c_k = mean of the features of class k.
 
         State: prototypes `[B, way, D]`, membership `[B, N, way]` (1/shots of the own class),

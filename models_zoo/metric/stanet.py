@@ -141,7 +141,7 @@ class STANet(Learner):
         """Eq. 1 and 2: images -> feature maps `[M, C, h, w]`."""
         return self.backbone(images)
 
-    def adapt(self, support: Support) -> TaskState:
+    def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
         """State: the support maps `[B, N, C, h, w]`, one-hot labels `[B, N, max_way]`, masks."""
         return {
             "maps": support.x,
@@ -151,7 +151,7 @@ class STANet(Learner):
         }
 
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
-        """Queries `[B, Q, C, h, w]` -> logits over the slots, and the three attentions per layer."""
+        """Queries `[B, Q, C, h, w]` -> logits over the slots and three attentions per layer."""
         query_map = query.flatten(3).transpose(2, 3)  # [B, Q, p, C]
         support_map = state["maps"].flatten(3).transpose(2, 3)  # [B, N, p, C]
         h = query_map.mean(2)

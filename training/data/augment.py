@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator, margin: int = 4) -> Tensor:
-    """Shift each image `[M, C, H, W]` by up to `margin` pixels (mirrored border), flip half of them."""
+    """Shift images `[M, C, H, W]` by up to `margin` pixels (mirrored border), flip half."""
     count, _, height, width = images.shape
     device = images.device
 
