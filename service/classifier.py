@@ -45,9 +45,9 @@ class Outcome:
 class Classifier:
     """Owns the parts that a request passes through. `start` before use, `close` after."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, models: Models | None = None) -> None:
         self.settings = settings
-        self.models = Models(settings.zoo, self._load)
+        self.models = models or Models(settings.zoo, self._load)
         self.engine = Engine(self.models)
         self.admission = Admission(settings.queue_images, settings.request_timeout_s)
         self._threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")

@@ -10,8 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.images import clean_name
 from service.middleware import problem_response
-from service.problems import HttpProblem, InvalidRequest, Problem
+from service.problems import HttpProblem, InvalidRequest, MalformedRequest, Problem
 
+#: Messages of the framework that would mean nothing to a user.
+_WORDS = {"Value error, Expected UploadFile, received: <class 'str'>": "this is text, not a file"}
 _CLIENT_CLOSED = 499  # nobody reads it; it only marks the log line
 
 
@@ -35,6 +37,8 @@ def as_problem(error: Exception) -> Problem:
         return error
     if isinstance(error, RequestValidationError):
         return _validation(error)
+    if isinstance(error, HTTPException) and error.status_code == MalformedRequest.status:
+        return MalformedRequest(str(error.detail))
     if isinstance(error, HTTPException):
         return HttpProblem(error.status_code, str(error.detail), error.headers)
     return Problem("an unexpected fault; it has been logged")
@@ -45,7 +49,7 @@ def _validation(error: RequestValidationError) -> Problem:
     errors = [
         {
             "field": clean_name(".".join(str(part) for part in fault["loc"][1:])),
-            "message": clean_name(str(fault["msg"])),
+            "message": clean_name(_WORDS.get(str(fault["msg"]), str(fault["msg"]))),
         }
         for fault in error.errors()
     ]

@@ -4,6 +4,7 @@
   shows file pickers for `format: binary`.
 - Repeated form fields: without `encoding` Swagger UI joins them with commas into one field.
 - Optional fields: `anyOf [X, null]` hides X's widget; a form cannot send null anyway.
+- Empty examples: where a field has none, Swagger UI fills in and sends its own ("string", 0).
 - Faults: FastAPI documents its own validation error; this service answers problem documents.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.problems import MEDIA_TYPE
+from service.problems import MEDIA_TYPE, Problem
 
 Node = dict[str, Any]
 
@@ -73,7 +74,10 @@ def _mend_form(operation: Node, schemas: Node, models: list[str]) -> None:
         if field.get("type") == "array":
             _mark_binary(field["items"])
             field.pop("default", None)
+            field["example"], field["items"]["example"] = [], ""
             encoding[name] = {"style": "form", "explode": True}
+        elif "default" not in field and field.get("format") != "binary":
+            field["example"] = ""
         if name == "model" and models:
             field["example"] = models[0]
             field["description"] += " Here: " + ", ".join(f"`{model}`" for model in models) + "."
@@ -93,8 +97,14 @@ def _mark_binary(field: Node) -> None:
 
 
 def _mend_faults(operation: Node) -> None:
-    """Every fault is a problem document, under its own media type."""
-    problem = {"$ref": "#/components/schemas/ProblemDocument"}
+    """Every fault is a problem document under its own media type; say which there are."""
+    schema = {"$ref": "#/components/schemas/ProblemDocument"}
     for status, answer in operation["responses"].items():
-        if int(status) >= 400:
-            answer["content"] = {MEDIA_TYPE: {"schema": problem}}
+        if int(status) < 400:
+            continue
+        kinds = [kind for kind in Problem.__subclasses__() if kind.status == int(status)]
+        content: Node = {"schema": schema}
+        if kinds:
+            answer["description"] = "; ".join(f"`{kind.type}`: {kind.title}" for kind in kinds)
+            content["example"] = kinds[0](f"{kinds[0].title}.").document()
+        answer["content"] = {MEDIA_TYPE: content}

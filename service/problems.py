@@ -72,7 +72,7 @@ class HttpProblem(Problem):
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail, headers=headers)
-        kinds = {400: "malformed-request", 404: "not-found", 405: "method-not-allowed"}
+        kinds = {404: "not-found", 405: "method-not-allowed"}
         self.code = status
         self.kind = kinds.get(status, f"http-{status}")
 
@@ -82,6 +82,10 @@ class HttpProblem(Problem):
 
 
 # The request
+
+
+class MalformedRequest(Problem):
+    status, type, title = 400, "malformed-request", "The form cannot be read, or has too many parts"
 
 
 class InvalidRequest(Problem):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from service.overlays import overlay
 _QUERY, _EXAMPLE, _GAP, _MARGIN = 208, 92, 12, 20
 _TEXT, _BAR, _CAPTION, _COLUMNS = 14, 6, 34, 8
 _INK, _SOFT, _LINE, _FILL, _GROUND = "#1d2330", "#5a6375", "#e2e0da", "#d9480f", "#ffffff"
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def draw_sheet(outcome: Outcome, index: int) -> Image.Image:
     left = _MARGIN + _QUERY + 2 * _GAP
     width = left + max(columns * cell[0], 4 * cell[0]) + _MARGIN
     sheet = Image.new("RGB", (width, _MARGIN + header + band * len(layers)), _GROUND)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT)
+    pen, font = ImageDraw.Draw(sheet), _font(_TEXT)
 
     row = outcome.answer.probabilities[index]
     best = int(row.argmax())
@@ -75,6 +78,12 @@ def draw_sheet(outcome: Outcome, index: int) -> Image.Image:
     return sheet
 
 
+@cache
+def _font(size: int) -> Font:
+    """Pillow's own font, which it would unpack anew on every call."""
+    return ImageFont.load_default(size)
+
+
 def _shown(
     outcome: Outcome, picture: Picture, heat: NDArray[np.float32] | None, side: int
 ) -> Image.Image:
@@ -96,7 +105,7 @@ def _caption(
     example: int,
 ) -> None:
     """The label, and the weight as a bar and as a number."""
-    font = ImageFont.load_default(_TEXT - 2)
+    font = _font(_TEXT - 2)
     x, y = at
     share = "" if task is None else f"{float(task[example]):.0%}"
     room = _EXAMPLE - (pen.textlength(share, font) + 6 if share else 0)
@@ -115,10 +124,10 @@ def _short(
     text: str,
     pen: ImageDraw.ImageDraw,
     room: float,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None = None,
+    font: Font | None = None,
 ) -> str:
     """The text, cut to fit `room` pixels."""
-    font = font or ImageFont.load_default(_TEXT)
+    font = font or _font(_TEXT)
     if pen.textlength(text, font) <= room:
         return text
     while text and pen.textlength(text + "...", font) > room:

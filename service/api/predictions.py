@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from pydantic import BeforeValidator
 
 from service.answers import build
 from service.api.dependencies import ClassifierDep, problems, unless_gone
@@ -17,6 +18,14 @@ from service.schemas import AttentionMode, Predictions
 from service.tasks import Ask, Example, clean_label, pair
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
+
+
+def _drop_blanks(values: object) -> object:
+    """File inputs that were left empty: some forms send them as empty text."""
+    return [value for value in values if value != ""] if isinstance(values, list) else values
+
+
+Files = Annotated[list[UploadFile], BeforeValidator(_drop_blanks)]
 
 DESCRIPTION = """\
 Send a few labelled images (the support set) and the images to classify (the queries); nothing
@@ -56,14 +65,14 @@ async def predict(
     classifier: ClassifierDep,
     model: Annotated[str, Form(description="Id of a model, from `GET /v1/models`.")],
     support_images: Annotated[
-        list[UploadFile],
+        Files,
         File(default_factory=list, description="Labelled images, of at least two classes."),
     ],
     support_labels: Annotated[
         list[str],
         Form(default_factory=list, description="One label per support image, in the same order."),
     ],
-    query_images: Annotated[list[UploadFile], File(description="The images to classify.")],
+    query_images: Annotated[Files, File(description="The images to classify.")],
     support_archive: Annotated[
         UploadFile | None,
         File(description="Instead of images and labels: a zip with one folder per class."),

@@ -1,0 +1,253 @@
+"""The HTTP layer: body limits, disconnects, headers, unexpected faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from models_zoo.cards import find_card
+from service.app import create_app
+from service.classifier import Classifier
+from service.engine.models import Models
+from service.settings import Settings
+from tests.service.asking import ask, assert_problem, encoded, noise, task
+from tests.service.gate import Gate
+
+MB = 1 << 20
+FILE_HEAD = b'--x\r\nContent-Disposition: form-data; name="query_images"; filename="f"\r\n\r\n'
+
+
+async def _chunks(size: int, chunk: int = 65_536) -> AsyncIterator[bytes]:
+    yield FILE_HEAD
+    for _ in range(0, size, chunk):
+        yield b"x" * chunk
+
+
+async def _post(app: FastAPI, content: object, **headers: str) -> httpx.Response:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        return await client.post("/v1/predictions", content=content, headers=kind | headers)
+
+
+def test_a_body_over_the_limit_is_413_with_or_without_a_length(client: TestClient) -> None:
+    app = client.app
+    for content, headers in (
+        (FILE_HEAD + b"x" * 2 * MB, {}),
+        (_chunks(3 * MB), {}),
+        (_chunks(3 * MB), {"content-length": "17"}),  # a lie
+        (b"", {"content-length": str(10**12)}),
+    ):
+        response = asyncio.run(_post(app, content, **headers))
+        document = assert_problem(response, 413, "body-too-large")
+        assert document["limit"] == 2 * MB
+        assert response.headers["connection"] == "close"
+
+
+def test_a_body_just_under_the_limit_is_read(client: TestClient) -> None:
+    tail = b"\r\n--x--\r\n"
+    body = FILE_HEAD + b"x" * (2 * MB - len(FILE_HEAD) - len(tail)) + tail
+    response = asyncio.run(_post(client.app, body))
+    assert_problem(response, 422, "invalid-request")
+
+
+def test_an_oversized_body_is_not_kept_in_memory(client: TestClient) -> None:
+    received = 0
+
+    async def endless() -> dict[str, object]:
+        nonlocal received
+        received += 1
+        if received > 10_000:
+            return {"type": "http.disconnect"}
+        body = FILE_HEAD if received == 1 else b"x" * 65_536
+        return {"type": "http.request", "body": body, "more_body": True}
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if len(sent) == 1:  # the answer starts before the body has run out
+            assert received <= 2 * MB / 65_536 + 2
+
+    asyncio.run(client.app(_scope(), endless, send))
+    assert sent[0]["status"] == 413
+    assert received < 6000  # the rest is drained, but not for ever
+
+
+def test_work_of_a_client_that_has_gone_is_dropped(zoo: Path) -> None:
+    gate = Gate(find_card("mean", zoo))
+    settings = Settings(zoo=zoo, device="cpu")
+    classifier = Classifier(settings, Models(zoo, lambda card, root: gate))
+    app = create_app(settings, classifier)
+    request = httpx.Client().build_request(
+        "POST",
+        "http://test/",
+        data={"model": "mean", "support_labels": ["a", "b"]},
+        files=[("support_images", ("1.png", encoded(noise(i)))) for i in (1, 2)]
+        + [("query_images", ("q.png", encoded(noise(3))))],
+    )
+    body, kind = request.read(), request.headers["content-type"]
+
+    async def scenario() -> None:
+        async with app.router.lifespan_context(app):
+            stays, leaves = asyncio.Event(), asyncio.Event()
+            first = asyncio.create_task(_call(app, body, kind, stays))
+            await asyncio.to_thread(gate.entered.acquire)
+            second = asyncio.create_task(_call(app, body, kind, leaves))
+            while classifier.admission.held < 6:
+                await asyncio.sleep(0.01)
+            leaves.set()  # it disconnects while its work waits
+            assert await second == 499
+            assert classifier.admission.held == 3
+            gate.opened.set()
+            assert await first == 200
+
+    asyncio.run(scenario())
+    assert gate.seen == [3]
+
+
+async def _call(app: FastAPI, body: bytes, kind: str, gone: asyncio.Event) -> int:
+    """Send a request whose client disconnects when `gone` is set; returns the status."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    status = 0
+
+    async def receive() -> dict[str, object]:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    await app(_scope(kind), receive, send)
+    return status
+
+
+def _scope(kind: str = "multipart/form-data; boundary=x") -> dict[str, object]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/predictions",
+        "raw_path": b"/v1/predictions",
+        "query_string": b"",
+        "headers": [(b"content-type", kind.encode())],
+        "scheme": "http",
+        "server": ("test", 80),
+        "client": ("test", 1),
+    }
+
+
+@pytest.fixture
+def gated(zoo: Path) -> Gate:
+    return Gate(find_card("mean", zoo))
+
+
+def _client(zoo: Path, gate: Gate, **settings: object) -> TestClient:
+    chosen = Settings(zoo=zoo, device="cpu", **settings)
+    classifier = Classifier(chosen, Models(zoo, lambda card, root: gate))
+    return TestClient(create_app(chosen, classifier), raise_server_exceptions=False)
+
+
+def test_a_request_over_its_deadline_is_504_and_the_next_one_is_served(
+    zoo: Path, gated: Gate
+) -> None:
+    with _client(zoo, gated, request_timeout_s=0.2) as client:
+        query = [encoded(noise(1))]
+        assert_problem(ask(client, task(), query), 504, "deadline-exceeded")
+        gated.opened.set()
+        assert ask(client, task(), query).status_code == 200
+
+
+def test_overload_is_429_with_retry_after(zoo: Path, gated: Gate) -> None:
+    with _client(zoo, gated, queue_images=8) as client:
+        classifier = client.app.state.classifier
+        classifier.admission._take(5)
+        response = ask(client, task(), [encoded(noise(1))])
+        assert_problem(response, 429, "overloaded")
+        assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
+def test_an_unexpected_fault_is_a_500_without_internals_and_a_log_line(
+    zoo: Path, gated: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    gated.opened.set()
+    gated.fault = RuntimeError("password=hunter2")
+    with _client(zoo, gated) as client, caplog.at_level(logging.ERROR):
+        response = ask(client, task(), [encoded(noise(1))])
+    assert_problem(response, 500, "internal")
+    assert "hunter2" not in response.text
+    assert "hunter2" in caplog.text
+    assert "POST /v1/predictions" in caplog.text
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_model_that_is_not_what_its_card_says_is_503(zoo: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "mean"
+    bad.mkdir()
+    for path in (zoo / "mean").iterdir():
+        data = path.read_bytes()
+        (bad / path.name).write_bytes(data[:-1] + b"\0" if path.suffix == ".onnx" else data)
+    with TestClient(create_app(Settings(zoo=tmp_path, device="cpu"))) as client:
+        response = ask(client, task(), [encoded(noise(1))])
+        assert_problem(response, 503, "model-unavailable")
+        assert str(tmp_path) not in response.text
+
+
+def test_a_malformed_entry_leaves_the_others_in_service(zoo: Path, tmp_path: Path) -> None:
+    (tmp_path / "mean").symlink_to(zoo / "mean")
+    for name, text in (("broken", "{"), ("empty", ""), ("other", json.dumps({"id": "x"}))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").write_text(text)
+    with TestClient(create_app(Settings(zoo=tmp_path, device="cpu"))) as client:
+        assert [card["id"] for card in client.get("/v1/models").json()["models"]] == ["mean"]
+        assert client.get("/readyz").json() == {"status": "ready", "models": 1}
+
+
+def test_an_empty_zoo_is_alive_but_not_ready(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(zoo=tmp_path, device="cpu"))) as client:
+        assert client.get("/livez").json() == {"status": "alive"}
+        assert_problem(client.get("/readyz"), 503, "not-ready")
+
+
+def test_a_dead_worker_is_told(zoo: Path) -> None:
+    with TestClient(create_app(Settings(zoo=zoo, device="cpu"))) as client:
+        client.app.state.classifier.engine.close()
+        assert_problem(client.get("/livez"), 503, "not-ready")
+        assert_problem(client.get("/readyz"), 503, "not-ready")
+
+
+def test_answers_too_large_are_refused(zoo: Path) -> None:
+    for mode, limit in (("overlay", {"max_overlays": 5}), ("maps", {"max_map_values": 100})):
+        settings = Settings(zoo=zoo, device="cpu", **limit)
+        with TestClient(create_app(settings)) as client:
+            query = [encoded(noise(1))]
+            response = ask(client, task(), query, model="attentive", attention=mode)
+            assert_problem(response, 422, "answer-too-large")
+            assert ask(client, task(), query, model="attentive").status_code == 200
+
+
+def test_settings_come_from_the_environment_and_unsafe_ones_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FEWSHOT_PORT", "9001")
+    monkeypatch.setenv("FEWSHOT_MAX_IMAGE_MEGAPIXELS", "2.5")
+    assert Settings().port == 9001
+    assert Settings().max_pixels == 2_500_000
+    monkeypatch.setenv("FEWSHOT_MAX_BODY_MB", "0")
+    with pytest.raises(ValueError, match="max_body_mb"):
+        Settings()
+    undocumented = [n for n, f in Settings.model_fields.items() if len(f.description or "") < 40]
+    assert undocumented == []

@@ -1,0 +1,222 @@
+"""The command line without a server: tables, JSON, pictures, and one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fewshot import app
+from tests.service.asking import encoded, noise
+from tests.service.zoo import build_zoo
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "samples"
+run = CliRunner().invoke
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx", reason="the test zoo is written with the onnx package")
+    return build_zoo(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture
+def support(tmp_path: Path) -> Path:
+    folder = tmp_path / "support"
+    for i, label in enumerate(("cat", "cat", "dog")):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        (folder / label / f"{i}.png").write_bytes(encoded(noise(i)))
+    return folder
+
+
+def classify(zoo: Path, support: Path, *rest: object, model: str = "mean") -> object:
+    start = ["classify", "--zoo", zoo, "--model", model, "--support", support]
+    return run(app, [str(part) for part in (*start, *rest)])
+
+
+def test_the_table_names_each_image_and_its_class(zoo: Path, support: Path) -> None:
+    cat, dog = support / "cat" / "1.png", support / "dog" / "2.png"
+    result = classify(zoo, support, "--query", dog, cat)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert any("2.png" in line and "dog" in line.split("│")[2] for line in lines)
+    assert any("1.png" in line and "cat" in line.split("│")[2] for line in lines)
+
+
+def test_json_is_the_service_s_answer(zoo: Path, support: Path) -> None:
+    result = classify(zoo, support, "--json", "--top-k", 1, "--query", support / "dog" / "2.png")
+    answer = json.loads(result.stdout)
+    assert answer["classes"] == ["cat", "dog"]
+    (prediction,) = answer["predictions"]
+    assert prediction["label"] == "dog"
+    assert prediction["filename"] == "2.png"
+    assert len(prediction["probabilities"]) == 1
+
+
+def test_a_zip_answers_like_the_folder(zoo: Path) -> None:
+    answers = [
+        json.loads(classify(zoo, source, "--json", "--query", SAMPLES / "queries").stdout)[
+            "predictions"
+        ]
+        for source in (SAMPLES / "support", SAMPLES / "support.zip")
+    ]
+    assert answers[0] == answers[1]
+    assert [p["label"] for p in answers[0]] == ["cross", "hook", "loop"]
+
+
+def test_gradient_steps_can_be_chosen(zoo: Path, support: Path) -> None:
+    def confidence(*options: object) -> float:
+        query = ["--query", support / "dog" / "2.png", "--json"]
+        result = classify(zoo, support, *query, *options, model="descent")
+        return float(json.loads(result.stdout)["predictions"][0]["confidence"])
+
+    assert confidence("--steps", 0) == pytest.approx(0.5)
+    assert confidence("--steps", 1, "--inner-lr", 0.01) < confidence("--steps", 30)
+
+
+@pytest.mark.parametrize(("model", "layers"), [("attentive", 2), ("mean", 1)])
+def test_attention_pictures_are_written(
+    zoo: Path, support: Path, tmp_path: Path, model: str, layers: int
+) -> None:
+    wide = tmp_path / "wide.png"
+    wide.write_bytes(encoded(noise(5, (40, 90, 3))))
+    out = tmp_path / "out" / "deep"
+    queries = ["--query", wide, support / "cat" / "0.png", support / "cat" / "1.png"]
+    assert classify(zoo, support, "--attention", out, *queries, model=model).exit_code == 0
+    pictures = {path.name: Image.open(path) for path in out.iterdir()}
+    assert set(pictures) == {"wide.png", "0.png", "1.png"}
+    for picture in pictures.values():
+        assert picture.width > 208 + 3 * 92  # the query and three examples beside it
+        assert picture.height > layers * 208
+        assert len(picture.getcolors(1 << 24) or []) > 100
+
+
+def test_queries_of_the_same_name_do_not_overwrite_each_other(
+    zoo: Path, support: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "0.png"
+    other.write_bytes(encoded(noise(9)))
+    out = tmp_path / "out"
+    classify(zoo, support, "--attention", out, "--query", support / "cat" / "0.png", other)
+    assert {path.name for path in out.iterdir()} == {"0-0.png", "1-0.png"}
+
+
+def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
+    image = tmp_path / "image.png"
+    image.write_bytes(encoded(noise(1)))
+    text = tmp_path / "text.png"
+    text.write_text("text")
+    alone, empty = tmp_path / "alone", tmp_path / "empty"
+    (alone / "cat").mkdir(parents=True)
+    (alone / "cat" / "1.png").write_bytes(encoded(noise(1)))
+    (empty / "cat").mkdir(parents=True)
+    (empty / "dog").mkdir()
+    (empty / "dog" / "1.png").write_bytes(encoded(noise(1)))
+    support = SAMPLES / "support"
+    return {
+        "unknown model": (
+            ["--model", "nope", "--support", support, "--query", image],
+            "known: att",
+        ),
+        "no such folder": (["--support", tmp_path / "no", "--query", image], "not a folder"),
+        "no query": (["--support", support], "at least one query"),
+        "no such query": (["--support", support, "--query", tmp_path / "no.png"], "No such file"),
+        "not an image": (["--support", support, "--query", text], "text.png"),
+        "one class": (["--support", alone, "--query", image], "'cat'"),
+        "empty class": (["--support", empty, "--query", image], "cat has no images"),
+        "no zip": (["--support", text, "--query", image], "not a zip"),
+        "steps": (["--support", support, "--query", image, "--steps", "3"], "omit steps"),
+        "a file as folder": (
+            ["--support", support, "--query", image, "--attention", image],
+            "exists",
+        ),
+        "no zoo": (
+            ["--zoo", tmp_path / "no", "--support", support, "--query", image],
+            "known: none",
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unknown model",
+        "no such folder",
+        "no query",
+        "no such query",
+        "not an image",
+        "one class",
+        "empty class",
+        "no zip",
+        "steps",
+        "a file as folder",
+        "no zoo",
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
+    zoo: Path, tmp_path: Path, name: str
+) -> None:
+    arguments, expected = mistakes(tmp_path)[name]
+    defaults = ["--zoo", zoo, "--model", "mean"]
+    result = run(app, ["classify", *map(str, (*defaults, *arguments))])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("fewshot: ")
+    assert result.stderr.count("\n") == 1
+    assert expected in result.stderr
+
+
+def test_models_are_listed_shown_and_verified(zoo: Path, tmp_path: Path) -> None:
+    where = ["--zoo", str(zoo)]
+    for name in ("attentive", "descent", "mean"):
+        assert name in run(app, ["models", "list", *where]).stdout
+        assert run(app, ["models", "show", name, *where]).exit_code == 0
+    listed = json.loads(run(app, ["models", "list", "--json", *where]).stdout)
+    assert [card["id"] for card in listed] == ["attentive", "descent", "mean"]
+    card = json.loads(run(app, ["models", "show", "mean", "--json", *where]).stdout)
+    assert card == listed[2]
+    assert json.loads(run(app, ["models", "verify", "--json", *where]).stdout) == {
+        "attentive": "ok",
+        "descent": "ok",
+        "mean": "ok",
+    }
+    unknown = run(app, ["models", "show", "nope", *where])
+    assert (unknown.exit_code, unknown.stderr.count("\n")) == (2, 1)
+
+
+def test_verify_tells_a_changed_file(zoo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mean"
+    folder.mkdir()
+    for path in (zoo / "mean").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    graph = folder / "predict.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
+    for extra in ([], ["mean"]):
+        result = run(app, ["models", "verify", *extra, "--zoo", str(tmp_path)])
+        assert result.exit_code == 2
+        assert "mean" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_bare_start_is_quick_and_imports_little() -> None:
+    script = "import sys, fewshot; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    heavy = {"torch", "onnxruntime", "numpy", "fastapi", "PIL", "pydantic"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_the_sample_images_are_what_the_script_draws(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, SAMPLES / "draw.py", tmp_path], check=True)
+    drawn = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")}
+    assert drawn == {path.relative_to(SAMPLES) for path in SAMPLES.rglob("*.png")}
+    assert len(drawn) == 12
+    for name in drawn:
+        ours, theirs = Image.open(SAMPLES / name), Image.open(tmp_path / name)
+        assert ours.tobytes() == theirs.tobytes(), name
