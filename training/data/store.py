@@ -88,7 +88,7 @@ class PackedStore:
             offsets = np.concatenate([[0], np.cumsum(index["counts"])]).astype(np.int64)
             if offsets[-1] != len(images):
                 raise ValueError("images and index disagree")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError) as error:
             raise DataError(
                 f"{folder}: not a packed store ({error}); delete it and rerun"
             ) from None
