@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from models_zoo.episode import Prediction, Support, TaskState
@@ -55,9 +56,16 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def forward(self, support: Support, query: Tensor) -> Prediction:
-        """One episode batch from images: encode, adapt, predict."""
-        encoded = support.with_x(self.encode_batch(support.x))
-        return self.predict(self.adapt(encoded), self.encode_batch(query))
+        """One episode batch from images: encode, adapt, predict.
+
+        Under autocast only the encoder runs in low precision: squared distances and the scores of
+        a sharp softmax lose too much in bfloat16.
+        """
+        if not self.encodes:
+            return self.predict(self.adapt(support), query)
+        features, query = self.encode_batch(support.x).float(), self.encode_batch(query).float()
+        with torch.autocast(query.device.type, enabled=False):
+            return self.predict(self.adapt(support.with_x(features)), query)
 
     def encode_batch(self, images: Tensor) -> Tensor:
         """`encode` for images with two leading axes: `[B, N, C, H, W]` -> `[B, N, ...]`."""
