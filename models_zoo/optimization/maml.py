@@ -44,13 +44,17 @@ class _Task:
     """What the inner loop needs of the support set: layer 1's windows, labels, who counts."""
 
     windows: Tensor  # [B, N*h*w, 9*C]
-    one_hot: Tensor  # [B, N, way]
-    share: Tensor  # [B, N], 1 / (number of examples), 0 for padding
+    target: Tensor  # [B, N, way], one-hot / number of examples; padding has rows of zeros
     class_mask: Tensor  # [B, way]
 
     @property
     def count(self) -> int:
-        return self.share.shape[1]
+        return self.target.shape[1]
+
+    @property
+    def share(self) -> Tensor:
+        """Each example's weight in every mean: `[B, N]`, 1 / number of examples, or 0."""
+        return self.target.sum(-1)
 
 
 class _Layer(NamedTuple):
@@ -118,22 +122,24 @@ class MAML(Learner):
         """
         if not torch.compiler.is_exporting() and support.way > (self.max_way or 0):
             raise ValueError(f"{support.way} classes, at most {self.max_way}")
-        share = support.mask.to(support.x.dtype)
+        one_hot = support.one_hot()
         task = _Task(
             patches(_channels_last(support.x)),
-            support.one_hot(),
-            share / share.sum(1, keepdim=True),
+            one_hot / one_hot.sum((1, 2), keepdim=True),
             support.class_mask,
         )
         weights = self._start(*support.class_mask.shape)
         if inner_lr is None:
-            inner_lr = torch.full((self.steps,), self.inner_lr).to(share)
+            inner_lr = self.default_inner_lr().to(one_hot)
         if torch.compiler.is_exporting():
             weights = self._scan(weights, task, inner_lr)
         else:
             for rate in inner_lr.unbind():
                 weights = self._step(weights, task, rate)
         return self._freeze(weights, task)
+
+    def default_inner_lr(self) -> Tensor:
+        return torch.full((self.steps,), self.inner_lr)
 
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
         """Query images `[B, Q, C, H, W]` -> logits `[B, Q, way]`."""
@@ -148,10 +154,11 @@ class MAML(Learner):
 
     def _start(self, tasks: int, way: int) -> Weights:
         """theta, once for every task; the head cut to the slots in use."""
-        weights = {name: value.expand(tasks, -1, -1) for name, value in self.initial.items()}
-        weights["head"] = weights["head"][:, :, :way]
-        weights["offset"] = weights["offset"][:, :, :way]
-        return weights
+        weights = dict(self.initial.items())
+        slots = torch.arange(way, device=weights["head"].device)  # a slice would fix way at export
+        weights["head"] = weights["head"].index_select(1, slots)
+        weights["offset"] = weights["offset"].index_select(1, slots)
+        return {name: value.expand(tasks, -1, -1) for name, value in weights.items()}
 
     def _step(self, weights: Weights, task: _Task, rate: Tensor) -> Weights:
         """phi <- phi - alpha grad L(phi, support)   (Finn et al. 2017, eq. 1)."""
@@ -177,7 +184,7 @@ class MAML(Learner):
         """Support images through the network -> features `[B, N, D]` and the layers' records."""
         windows, layers = task.windows, []
         for layer in range(LAYERS):
-            product = (windows @ weights[f"kernel{layer}"]).to(task.share.dtype)
+            product = (windows @ weights[f"kernel{layer}"]).to(task.target.dtype)
             mean = self._mean(product, task, layer)
             centred = product - mean
             rate = (self._mean(centred.square(), task, layer) + EPS).rsqrt()
@@ -192,9 +199,9 @@ class MAML(Learner):
     def _gradient(self, weights: Weights, task: _Task) -> Weights:
         """Gradient of the mean cross-entropy over the support set, by hand; names as `weights`."""
         features, layers = self._forward(weights, task)
-        logits = torch.baddbmm(weights["offset"], features, weights["head"]).to(task.share.dtype)
+        logits = torch.baddbmm(weights["offset"], features, weights["head"]).to(task.target.dtype)
         logits = logits.masked_fill(~task.class_mask.unsqueeze(1), ABSENT)
-        d = (logits.softmax(-1) - task.one_hot) * task.share.unsqueeze(-1)
+        d = logits.softmax(-1) * task.share.unsqueeze(-1) - task.target
         gradient = {"head": features.mT @ d, "offset": d.sum(1, keepdim=True)}
         places = self.sizes[-1] ** 2
         d = (d @ weights["head"].mT / places).repeat_interleave(places, dim=1)
@@ -211,7 +218,7 @@ class MAML(Learner):
             gradient[f"kernel{layer}"] = windows.mT @ d
             if layer:
                 d = fold(d @ weights[f"kernel{layer}"].mT, task.count, self.sizes[layer])
-                d = d.flatten(1, 3).to(task.share.dtype)
+                d = d.flatten(1, 3).to(task.target.dtype)
         return gradient
 
     def _freeze(self, weights: Weights, task: _Task) -> TaskState:
