@@ -156,7 +156,7 @@ def evaluate_entry(
             transductive=card.transductive,
             command=(
                 f"fewshot evaluate {model} --way {way} --shot {shot} --queries {queries} "
-                f"--tasks {tasks} --rotations {rotations} --seed {seed}"
+                f"--tasks {tasks} --rotations {rotations} --seed {seed} --runtime {runtime}"
             ),
         )
         if record:

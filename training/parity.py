@@ -38,7 +38,7 @@ class Difference:
     same_answer: float
 
 
-def session(graph: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+def session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -50,7 +50,12 @@ class OnnxLearner(Learner):
 
     def __init__(self, files: dict[str, bytes], inner_lr: tuple[float, ...] = ()) -> None:
         super().__init__()
-        self.sessions = {name.removesuffix(".onnx"): session(data) for name, data in files.items()}
+        threads = torch.get_num_threads()
+        self.sessions = {
+            name.removesuffix(".onnx"): session(data, threads)
+            for name, data in files.items()
+            if name.endswith(".onnx")
+        }
         self.hyper = {"inner_lr": np.array(inner_lr, np.float32)} if inner_lr else {}
 
     @classmethod
