@@ -66,7 +66,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         title=recipe.entry.title,
         summary=recipe.entry.summary,
         learner=recipe.learner,
-        family=family,  # type: ignore[arg-type]
+        family=family,
         paper=recipe.entry.paper,
         backbone=str(recipe.config.get("backbone", "conv4-64")),
         parameters=sum(p.numel() for p in learner.parameters()),

@@ -56,7 +56,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, device
         self.learner: Learner = registry.build(recipe.learner, recipe.config).to(device)
-        self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learner.to(memory_format=torch.channels_last)
         self.sampler = EpisodeSampler(
             store["train"],
             rotations=recipe.data.rotations,
