@@ -69,30 +69,29 @@ class Classifier:
     async def classify(self, ask: Ask, attention: bool = False, keep: bool = False) -> Outcome:
         """Check, decode and run one request; `keep` retains small copies of the images.
 
-        Cancelling drops what has not started. Raises the `Problem`s of `tasks`, `images`,
-        `admission` and `engine`.
+        Cancelling drops what has not started. Raises the `Problem`s of `tasks`, `images` and
+        `engine`. Servers call it under a permit of `admission`.
         """
         card = self.models.card(ask.model)
         check_limits(ask, card)
         rates = learning_rates(ask, card)
-        async with self.admission.admit(ask.images):
-            start = time.perf_counter()
-            uploads = [*(example.upload for example in ask.support), *ask.queries]
-            pictures = await self._decode(uploads, card, keep)
-            decode_seconds = time.perf_counter() - start
-            classes = classes_of(ask.support)
-            labels = [example.label for example in ask.support]
-            support, queries = pictures[: len(labels)], pictures[len(labels) :]
-            episode = Episode(
-                model=card.id,
-                support=np.stack([picture.pixels for picture in support]),
-                labels=np.array([classes.index(label) for label in labels], np.int64),
-                way=len(classes),
-                query=np.stack([picture.pixels for picture in queries]),
-                inner_lr=rates,
-                attention=attention,
-            )
-            answer = await self.engine.submit(episode)
+        start = time.perf_counter()
+        uploads = [*(example.upload for example in ask.support), *ask.queries]
+        pictures = await self._decode(uploads, card, keep)
+        decode_seconds = time.perf_counter() - start
+        classes = classes_of(ask.support)
+        labels = [example.label for example in ask.support]
+        support, queries = pictures[: len(labels)], pictures[len(labels) :]
+        episode = Episode(
+            model=card.id,
+            support=np.stack([picture.pixels for picture in support]),
+            labels=np.array([classes.index(label) for label in labels], np.int64),
+            way=len(classes),
+            query=np.stack([picture.pixels for picture in queries]),
+            inner_lr=rates,
+            attention=attention,
+        )
+        answer = await self.engine.submit(episode)
         return Outcome(card, classes, labels, support, queries, answer, decode_seconds)
 
     def _load(self, card: Card, root: Path) -> Runtime:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from models_zoo.cards import InputSpec
 
-#: From no weight to the map's largest: position, red, green, blue, opacity.
+#: From no weight to the most: position, red, green, blue, opacity.
 _COLOURS = np.array(
     [
         (0.00, 48, 60, 160, 0.00),
@@ -21,7 +21,17 @@ _COLOURS = np.array(
         (1.00, 220, 30, 30, 0.70),
     ]
 )
+_LEVELS = np.linspace(0, 1, 256)
+#: Red, green, blue and opacity of each of 256 levels, as Pillow's `point` takes them.
+_TABLES = [
+    np.interp(_LEVELS, _COLOURS[:, 0], _COLOURS[:, i] * scale).round().astype(int).tolist()
+    for i, scale in ((1, 1), (2, 1), (3, 1), (4, 255))
+]
+#: A map's strongest colour needs a weight of this many times its mean, so that attention spread
+#: evenly looks pale and even, not hot all over.
+_CONTRAST = 3
 _SMALLEST = 96
+_COMPRESSION = 1  # of 9: beyond it, time grows and size hardly shrinks
 
 
 def overlay(
@@ -35,17 +45,16 @@ def overlay(
     """A heat map over an image.
 
     `weights` `[h, w]` >= 0 over the model's input; `size` is the original's, which says what part
-    of it the model saw under `spec.fit`. Colours are relative to the map's own largest weight.
+    of it the model saw under `spec.fit`. Colours are relative to the map's own largest weight, or
+    to three times its mean where that is more.
     The result is "RGB", keeps the original's aspect, and its long side is at most `side` pixels
     and, so that small images can be seen, at least the smaller of `side` and `least`.
     """
-    shown = _resize(image, size, side, least)
+    shown = _resize(image, size, side, least).convert("RGB")
     heat = place(weights, size, shown.size, spec)
-    ground = np.asarray(shown.convert("RGB"), np.float64)
-    columns = [np.interp(heat, _COLOURS[:, 0], _COLOURS[:, i]) for i in range(1, 5)]
-    colour, opacity = np.stack(columns[:3], -1), columns[3][..., None]
-    mixed = ground * (1 - opacity) + colour * opacity
-    return Image.fromarray(mixed.round().astype(np.uint8))
+    levels = Image.fromarray((heat * 255).round().astype(np.uint8))
+    red, green, blue, opacity = (levels.point(table) for table in _TABLES)
+    return Image.composite(Image.merge("RGB", (red, green, blue)), shown, opacity)
 
 
 def place(
@@ -59,9 +68,9 @@ def place(
     Undoes `models_zoo.preprocess`: `stretch` maps one to the other, `crop` saw only the middle,
     `pad` saw margins that the image does not have.
     """
-    top = float(np.nan_to_num(weights).max(initial=0.0))
-    heat = np.clip(np.nan_to_num(weights) / top, 0, 1) if top > 0 else np.zeros(weights.shape)
-    grid = Image.fromarray(heat.astype(np.float32))
+    weights = np.clip(np.nan_to_num(weights), 0, None)
+    top = max(float(weights.max()), _CONTRAST * float(weights.mean()))
+    grid = Image.fromarray((weights / (top or 1.0)).astype(np.float32))
     ratio = (size[0] / spec.width) / (size[1] / spec.height)  # > 1: wider than the model's input
     if spec.fit == "stretch" or ratio == 1:
         return _scale(grid, shown, (0.0, 0.0, float(grid.width), float(grid.height)))
@@ -82,7 +91,7 @@ def place(
 def data_url(image: Image.Image) -> str:
     """A PNG as a `data:` URL, for an `img` element."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", compress_level=_COMPRESSION)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

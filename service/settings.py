@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         ge=1,
         le=100_000,
         description="Most overlay pictures in one answer: queries x layers x (1 + examples). "
-        "Each costs about a millisecond and up to a hundred kilobytes.",
+        "Each costs a few milliseconds and, for photos, up to a hundred kilobytes.",
     )
     max_map_values: int = Field(
         1_000_000,

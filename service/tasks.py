@@ -131,4 +131,5 @@ def learning_rates(ask: Ask, card: Card) -> tuple[float, ...] | None:
         raise AdaptationRange(
             f"inner_lr is {rate}; {card.id} takes more than 0 and at most {spec.max_inner_lr}"
         )
-    return (rate,) * steps
+    # A graph's loop needs a step to run: one at rate 0 learns as much as none.
+    return (rate,) * steps or (0.0,)

@@ -11,10 +11,11 @@ from pydantic import BeforeValidator
 from service.answers import build
 from service.api.dependencies import ClassifierDep, problems, unless_gone
 from service.archives import read_archive
-from service.classifier import Classifier
+from service.classifier import Classifier, Outcome
 from service.images import Upload, clean_name
 from service.problems import FileRef, InvalidRequest, NotMultipart
 from service.schemas import AttentionMode, Predictions
+from service.settings import Settings
 from service.tasks import Ask, Example, clean_label, pair
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
@@ -100,15 +101,19 @@ async def predict(
     ask = Ask(model, tuple(support), tuple(queries), steps, inner_lr)
 
     async def answer() -> bytes:
-        wanted = attention is not AttentionMode.none
-        outcome = await classifier.classify(
-            ask, attention=wanted, keep=attention is AttentionMode.overlay
-        )
-        built = await classifier.off_loop(build, outcome, attention, top_k, settings)
-        return await classifier.off_loop(lambda: built.model_dump_json().encode())
+        wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
+        async with classifier.admission.admit(ask.images):
+            outcome = await classifier.classify(ask, attention=wanted, keep=keep)
+            # Serialised off the event loop: overlays and maps may run to megabytes.
+            return await classifier.off_loop(_serialised, outcome, attention, top_k, settings)
 
-    # Serialised off the event loop: overlays and maps may run to megabytes.
     return Response(await unless_gone(request, answer()), media_type="application/json")
+
+
+def _serialised(
+    outcome: Outcome, mode: AttentionMode, top_k: int | None, settings: Settings
+) -> bytes:
+    return build(outcome, mode, top_k, settings).model_dump_json().encode()
 
 
 async def _support(

@@ -65,7 +65,7 @@ class OnnxRuntime:
             ort.preload_dlls()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised as well
 
         def load(name: str) -> Session:
             try:

@@ -41,13 +41,13 @@ def test_crop_covers_only_the_middle() -> None:
     # A 200 x 100 image into a square: the model saw x from 50 to 150.
     heat = place(np.ones((8, 8), np.float32), (200, 100), (200, 100), spec("crop"))
     assert (heat[:, :50] == 0).all()
-    assert (heat[:, 50:150] == 1).all()
+    np.testing.assert_allclose(heat[:, 50:150], 1 / 3, atol=1e-6)  # even, hence pale
     assert (heat[:, 150:] == 0).all()
     heat = place(hot(4, 0), (200, 100), (200, 100), spec("crop"))
     assert centre(heat)[0] == pytest.approx((50 + 100 * 0.5 / 8) / 200, abs=0.01)
     tall = place(np.ones((8, 8), np.float32), (100, 200), (100, 200), spec("crop"))
     assert (tall[:50] == 0).all()
-    assert (tall[50:150] == 1).all()
+    np.testing.assert_allclose(tall[50:150], 1 / 3, atol=1e-6)
 
 
 def test_pad_leaves_the_margins_out() -> None:
@@ -61,7 +61,7 @@ def test_pad_leaves_the_margins_out() -> None:
 def test_the_input_need_not_be_square() -> None:
     heat = place(np.ones((4, 8), np.float32), (100, 100), (100, 100), spec("crop", 64, 32))
     assert (heat[:25] == 0).all()
-    assert (heat[25:75] == 1).all()
+    np.testing.assert_allclose(heat[25:75], 1 / 3, atol=1e-6)
     same = place(hot(1, 1), (64, 32), (64, 32), spec("pad", 64, 32))
     assert centre(same) == pytest.approx((1.5 / 8, 1.5 / 8), abs=0.02)
 
