@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models_zoo.episode import ABSENT, Prediction, Support, TaskState, mask_absent
+from models_zoo.episode import Prediction, Support, TaskState, mask_absent
 from models_zoo.learner import Learner
 from models_zoo.optimization.taskconv import fold, half, patches
 
@@ -116,7 +116,7 @@ class MAML(Learner):
     def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
         """Support images `[B, N, C, H, W]`, inner rates `[S]` -> the adapted network.
 
-        One gradient step for each element of `inner_lr` (default: `steps` times `inner_lr`).
+        One gradient step for each element of `inner_lr` (default: `default_inner_lr`).
         Returns `kernel{l}` [B, 9*C, D] and `bias{l}` [B, 1, D] with the normalisation folded in,
         `head`, `offset` and `class_mask`. Raises `ValueError` for more classes than `max_way`.
         """
@@ -130,7 +130,7 @@ class MAML(Learner):
         )
         weights = self._start(*support.class_mask.shape)
         if inner_lr is None:
-            inner_lr = self.default_inner_lr().to(one_hot)
+            inner_lr = self.default_inner_lr()
         if torch.compiler.is_exporting():
             weights = self._scan(weights, task, inner_lr)
         else:
@@ -139,7 +139,7 @@ class MAML(Learner):
         return self._freeze(weights, task)
 
     def default_inner_lr(self) -> Tensor:
-        return torch.full((self.steps,), self.inner_lr)
+        return self.initial["head"].new_full((self.steps,), self.inner_lr)
 
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
         """Query images `[B, Q, C, H, W]` -> logits `[B, Q, way]`."""
@@ -149,8 +149,7 @@ class MAML(Learner):
             active = self._as_images(active, query.shape[1], layer + 1)
             if layer < LAYERS - 1:
                 windows = patches(active)
-        logits = torch.baddbmm(state["offset"], active.mean((2, 3)), state["head"])
-        return Prediction(mask_absent(logits, state["class_mask"]))
+        return Prediction(mask_absent(_head(active, state), state["class_mask"]))
 
     def _start(self, tasks: int, way: int) -> Weights:
         """theta, once for every task; the head cut to the slots in use."""
@@ -181,7 +180,7 @@ class MAML(Learner):
         return adapted
 
     def _forward(self, weights: Weights, task: _Task) -> tuple[Tensor, list[_Layer]]:
-        """Support images through the network -> features `[B, N, D]` and the layers' records."""
+        """Support images -> the last layer's maps `[B, N, h, w, D]` and every layer's record."""
         windows, layers = task.windows, []
         for layer in range(LAYERS):
             product = (windows @ weights[f"kernel{layer}"]).to(task.target.dtype)
@@ -194,13 +193,13 @@ class MAML(Learner):
             images = self._as_images(active, task.count, layer + 1)
             if layer < LAYERS - 1:
                 windows = patches(images.to(_compute_dtype(images)))
-        return images.mean((2, 3)), layers
+        return images, layers
 
     def _gradient(self, weights: Weights, task: _Task) -> Weights:
         """Gradient of the mean cross-entropy over the support set, by hand; names as `weights`."""
-        features, layers = self._forward(weights, task)
-        logits = torch.baddbmm(weights["offset"], features, weights["head"]).to(task.target.dtype)
-        logits = logits.masked_fill(~task.class_mask.unsqueeze(1), ABSENT)
+        maps, layers = self._forward(weights, task)
+        features = maps.mean((2, 3))
+        logits = mask_absent(_head(maps, weights), task.class_mask)
         d = logits.softmax(-1) * task.share.unsqueeze(-1) - task.target
         gradient = {"head": features.mT @ d, "offset": d.sum(1, keepdim=True)}
         places = self.sizes[-1] ** 2
@@ -243,6 +242,13 @@ class MAML(Learner):
     def _as_images(self, rows: Tensor, count: int, layer: int) -> Tensor:
         size = self.sizes[layer]
         return rows.reshape(rows.shape[0], count, size, size, rows.shape[-1])
+
+
+def _head(maps: Tensor, weights: Weights) -> Tensor:
+    """Spatial mean and linear head, in full precision: `[B, N, h, w, D]` -> `[B, N, way]`."""
+    with torch.autocast(maps.device.type, enabled=False):
+        features = maps.mean((2, 3)).to(weights["head"].dtype)
+        return torch.baddbmm(weights["offset"], features, weights["head"])
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def patches(x: Tensor) -> Tensor:
 
 
 def fold(rows: Tensor, count: int, size: int) -> Tensor:
-    """Adjoint of `patches`: `[B, N*h*w, 9*C]` -> sums `[B, N, H, W, C]`, N = count, H = W = size."""
+    """Adjoint of `patches`: `[B, N*h*w, 9*C]` -> sums `[B, count, size, size, C]`."""
     recorded = torch.is_grad_enabled() and rows.requires_grad
     images: Tensor = _Fold.apply(rows, count, size) if recorded else _scatter(rows, count, size)
     return images
@@ -72,7 +72,7 @@ class _Patches(torch.autograd.Function):
         return _gather(x)
 
     @staticmethod
-    def backward(ctx, d: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, d: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         return fold(d, ctx.count, ctx.size)
 
 
@@ -82,5 +82,5 @@ class _Fold(torch.autograd.Function):
         return _scatter(rows, count, size)
 
     @staticmethod
-    def backward(ctx, d: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, d: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         return patches(d), None, None
