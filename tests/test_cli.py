@@ -171,6 +171,34 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
     assert expected in result.stderr
 
 
+def test_a_damaged_entry_is_told_with_its_reason(zoo: Path, support: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "zoo" / "mean"
+    folder.mkdir(parents=True)
+    for path in (zoo / "mean").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    for name, expected in (("adapt.onnx", "sha256 differs"), ("card.json", "card.json")):
+        file = folder / name
+        file.write_bytes(b"x" + file.read_bytes()[1:])
+        result = classify(folder.parent, support, "--query", support / "dog" / "2.png")
+        assert result.exit_code == 2
+        assert expected in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_cuda_is_not_promised_where_there_is_none(
+    zoo: Path, support: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine.providers.cuda_devices", lambda: 0)
+    query = support / "dog" / "2.png"
+    for result in (
+        classify(zoo, support, "--device", "cuda", "--query", query),
+        run(app, ["serve", "--zoo", str(zoo), "--port", "0", "--device", "cuda"]),
+    ):
+        assert result.exit_code == 2
+        assert "CUDA" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
 def test_models_are_listed_shown_and_verified(zoo: Path, tmp_path: Path) -> None:
     where = ["--zoo", str(zoo)]
     for name in ("attentive", "descent", "mean"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
 from pydantic import BeforeValidator
 
 from service.answers import build
@@ -24,6 +24,11 @@ router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
 def _drop_blanks(values: object) -> object:
     """File inputs that were left empty: some forms send them as empty text."""
     return [value for value in values if value != ""] if isinstance(values, list) else values
+
+
+def _require_multipart(request: Request) -> None:
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise NotMultipart("send the fields and files as multipart/form-data")
 
 
 Files = Annotated[list[UploadFile], BeforeValidator(_drop_blanks)]
@@ -59,6 +64,7 @@ TIFF; of an animation the first frame. Photos are uprighted, transparency become
     summary="Classify images from a few labelled examples",
     description=DESCRIPTION,
     response_model=Predictions,
+    dependencies=[Depends(_require_multipart)],
     responses=problems(400, 404, 413, 415, 422, 429, 503, 504),
 )
 async def predict(
@@ -93,8 +99,6 @@ async def predict(
         float | None, Form(gt=0, description="Learning rate of these steps.")
     ] = None,
 ) -> Response:
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise NotMultipart("send the fields and files as multipart/form-data")
     settings = classifier.settings
     support = await _support(classifier, support_images, support_labels, support_archive)
     queries = await _read("query_images", query_images)

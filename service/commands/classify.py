@@ -13,7 +13,7 @@ from rich.table import Table
 from service.answers import build
 from service.archives import Member, read_archive, read_folder
 from service.classifier import Classifier, Outcome
-from service.commands.errors import user_errors
+from service.commands.errors import quiet_log, user_errors
 from service.images import Upload, clean_name
 from service.problems import FileRef, NoQuery
 from service.schemas import AttentionMode
@@ -42,7 +42,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Print the predictions. User errors exit with code 2."""
-    with user_errors():
+    with user_errors(), quiet_log():
         chosen = {"zoo": options.zoo, "device": options.device}
         settings = Settings(**{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
         classifier = Classifier(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from models_zoo.cards import ZooError
-from service.problems import Problem
+from service.problems import ModelUnavailable, Problem
 
 USER_ERROR = 2
 
@@ -20,6 +21,8 @@ def user_errors() -> Iterator[None]:
     """Turn faults that a user can mend into one line."""
     try:
         yield
+    except ModelUnavailable as error:
+        fail(str(error.__cause__ or error.detail))
     except Problem as error:
         fail(error.detail)
     except ValidationError as error:
@@ -27,6 +30,18 @@ def user_errors() -> Iterator[None]:
         fail(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}")
     except (ZooError, OSError) as error:
         fail(str(error))
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Keep the service's log lines off stderr: what goes wrong is told once, as the error."""
+    log = logging.getLogger("service")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def fail(message: str) -> None:

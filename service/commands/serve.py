@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
@@ -18,6 +19,7 @@ from service.settings import Settings
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 _BACKLOG = 512
+_LOG_FORMAT = "%(levelname)s:     %(name)s: %(message)s"
 
 
 def run(**chosen: object) -> None:
@@ -26,6 +28,9 @@ def run(**chosen: object) -> None:
         settings = Settings(**{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
         if not settings.zoo.is_dir():
             fail(f"{settings.zoo} is not a folder; --zoo wants a folder of zoo entries")
+        if settings.device == "cuda":
+            _require_cuda()
+        logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
         listener = _listen(settings)
         classifier = Classifier(settings)
     app = create_app(settings, classifier)
@@ -61,6 +66,18 @@ def welcome(host: str, port: int, models: list[str], samples: Path = SAMPLES) ->
         parts.append(f"-F {shlex.quote(f'query_images=@{query}')}")
         lines += ["Try it:", "  " + " \\\n    ".join(parts)]
     return "\n".join(lines) + "\n\n"
+
+
+def _require_cuda() -> None:
+    """Fail now, not at the first request."""
+    import onnxruntime
+
+    from service.engine.providers import choose
+
+    try:
+        choose("cuda", onnxruntime.get_available_providers())
+    except RuntimeError as error:
+        fail(str(error))
 
 
 def _listen(settings: Settings) -> socket.socket:

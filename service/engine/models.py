@@ -30,14 +30,18 @@ class Models:
         self._loading: dict[str, Future[Runtime]] = {}
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="load")
         self.cards: dict[str, Card] = {}
+        self._malformed: dict[str, ZooError] = {}
         for folder in sorted(path.parent for path in root.glob(f"*/{CARD_NAME}")):
             try:
                 self.cards[folder.name] = load_card(folder)
             except ZooError as error:
+                self._malformed[folder.name] = error
                 log.warning("entry left out: %s", error)
 
     def card(self, entry: str) -> Card:
-        """Raises `UnknownModel` with the list of known ones."""
+        """Raises `UnknownModel` with the list of known ones, or `ModelUnavailable`."""
+        if entry in self._malformed:
+            raise _unavailable(entry) from self._malformed[entry]
         try:
             return self.cards[entry]
         except KeyError:
@@ -68,7 +72,11 @@ class Models:
             runtime = self._loader(card, self._root)
         except (ZooError, RuntimeError) as error:
             log.error("cannot load %s: %s", card.id, error)
-            # The reason may name server paths; it is for the log only.
-            raise ModelUnavailable(f"{card.id} cannot be loaded; see the server's log") from error
+            raise _unavailable(card.id) from error
         log.info("loaded %s %s", card.id, card.version)
         return runtime
+
+
+def _unavailable(entry: str) -> ModelUnavailable:
+    """Without the reason, which may name server paths: that is for the log."""
+    return ModelUnavailable(f"{entry} cannot be loaded; the server's log says why")

@@ -183,11 +183,11 @@ def test_a_label_cannot_smuggle_a_lone_surrogate(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("headers", "content", "status", "kind"),
     [
-        ({"content-type": "application/json"}, b"{}", 422, "invalid-request"),
+        ({"content-type": "application/json"}, b"{}", 415, "not-multipart"),
         ({"content-type": "multipart/form-data"}, b"x", 400, "malformed-request"),
         ({"content-type": "multipart/form-data; boundary=x"}, b"y", 400, "malformed-request"),
         ({"content-type": "multipart/form-data; boundary=x"}, b"", 422, "invalid-request"),
-        ({}, b"", 422, "invalid-request"),
+        ({}, b"", 415, "not-multipart"),
     ],
 )
 def test_bodies_that_are_no_form(
@@ -198,7 +198,18 @@ def test_bodies_that_are_no_form(
 
 def test_a_form_without_files_is_told_to_be_multipart(client: TestClient) -> None:
     response = client.post("/v1/predictions", data={"model": "mean", "query_images": "x"})
-    assert_problem(response, 422, "invalid-request")
+    assert_problem(response, 415, "not-multipart")
+
+
+def test_text_in_place_of_a_file_is_told_in_plain_words(client: TestClient) -> None:
+    response = ask(client, task(), (), query_images=["x"])
+    document = assert_problem(response, 422, "invalid-request")
+    assert document["detail"] == "query_images.0: this is text, not a file"
+
+
+def test_file_inputs_left_empty_count_as_none(client: TestClient) -> None:
+    response = ask(client, task(), QUERY, support_archive="", top_k="", steps="", inner_lr="")
+    assert response.status_code == 200, response.text
 
 
 def test_too_many_files_or_fields(client: TestClient) -> None:

@@ -214,6 +214,7 @@ def test_a_malformed_entry_leaves_the_others_in_service(zoo: Path, tmp_path: Pat
     with TestClient(create_app(Settings(zoo=tmp_path, device="cpu"))) as client:
         assert [card["id"] for card in client.get("/v1/models").json()["models"]] == ["mean"]
         assert client.get("/readyz").json() == {"status": "ready", "models": 1}
+        assert_problem(client.get("/v1/models/broken"), 503, "model-unavailable")
 
 
 def test_an_empty_zoo_is_alive_but_not_ready(tmp_path: Path) -> None:
