@@ -116,7 +116,7 @@ def _caption(
     y += _TEXT + 3
     weight = min(1.0, max(0.0, float(task[example])))
     pen.rectangle([x, y, x + _EXAMPLE, y + _BAR], fill=_LINE)
-    if weight > 0:
+    if round(_EXAMPLE * weight) > 0:
         pen.rectangle([x, y, x + round(_EXAMPLE * weight), y + _BAR], fill=_FILL)
 
 

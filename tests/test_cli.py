@@ -199,8 +199,9 @@ def test_cuda_is_not_promised_where_there_is_none(
         assert result.stderr.count("\n") == 1
 
 
-def test_models_are_listed_shown_and_verified(zoo: Path, tmp_path: Path) -> None:
+def test_models_are_listed_shown_and_verified(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where = ["--zoo", str(zoo)]
+    monkeypatch.setenv("COLUMNS", "60")
     for name in ("attentive", "descent", "mean"):
         assert name in run(app, ["models", "list", *where]).stdout
         assert run(app, ["models", "show", name, *where]).exit_code == 0

@@ -29,8 +29,10 @@ def list_models(zoo: Path | None, as_json: bool) -> None:
         if as_json:
             _write_json([card.model_dump(mode="json") for card in cards])
             return
-        table = Table(title=f"{len(cards)} models")
-        for column in ("Model", "Learner", "Backbone", "Images", "Classes", "Accuracy"):
+        table = Table(title=f"{len(cards)} {'model' if len(cards) == 1 else 'models'}")
+        # Ids are for copying: they are never cut.
+        table.add_column("Model", min_width=max((len(card.id) for card in cards), default=5))
+        for column in ("Learner", "Backbone", "Images", "Classes", "Accuracy"):
             table.add_column(column)
         for card in cards:
             best = _accuracy(card.accuracy[0]) if card.accuracy else "not measured"
