@@ -47,6 +47,7 @@ RUN useradd --uid 10001 --no-log-init --no-create-home --shell /usr/sbin/nologin
 ENV PATH=/opt/fewshot/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     FEWSHOT_HOST=0.0.0.0 \
     FEWSHOT_PORT=8000
 WORKDIR /opt/fewshot

@@ -11,6 +11,9 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -c constraints.txt
 
+# The official builds of ONNX Runtime report their use to their maker unless told not to.
+export ORT_DISABLE_TELEMETRY ?= 1
+
 .DEFAULT_GOAL := help
 .PHONY: serve test check clean help
 .DELETE_ON_ERROR:
@@ -36,12 +39,12 @@ help:
 # The stamps are newer than these files where nothing has changed: then pip is not asked at all,
 # and the service answers within a second or two.
 $(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing what serving needs into $(VENV): about 400 MB, once."
+	@echo "Installing what serving needs into $(VENV): about 300 MB to download, once."
 	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.testing: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing everything into $(VENV), PyTorch included: several GB, once."
+	@echo "Installing everything into $(VENV), PyTorch included: about 3 GB to download, once."
 	$(PIP) -e '.[train,dev]'
 	@touch $(VENV)/.serving $@
 

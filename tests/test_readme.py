@@ -11,13 +11,12 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_recipe_for_your_own_folder_is_valid(tmp_path: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    for number, block in enumerate(blocks):
-        path = tmp_path / f"{number}.yaml"
-        path.write_text(block, "utf-8")
-        assert load_recipe(path).data.dataset == "folder"
+def test_the_recipes_it_trains_are_valid() -> None:
+    named = re.findall(r"(training/recipes/[\w-]+\.yaml)", README)
+    named += re.findall(r"fewshot train ([\w-]+)(?=[` ])", README)
+    assert len(named) >= 2
+    for name in named:
+        load_recipe(ROOT / name if "/" in name else name)
 
 
 def test_every_file_the_readme_names_is_there() -> None:
