@@ -31,7 +31,7 @@ def list_models(zoo: Path | None, as_json: bool) -> None:
             return
         table = Table(title=f"{len(cards)} {'model' if len(cards) == 1 else 'models'}")
         # Ids are for copying: they are never cut.
-        table.add_column("Model", min_width=max((len(card.id) for card in cards), default=5))
+        table.add_column("Model", no_wrap=True)
         for column in ("Learner", "Backbone", "Images", "Classes", "Accuracy"):
             table.add_column(column)
         for card in cards:
