@@ -31,7 +31,9 @@ class DataConfig(Section):
     )
     input: InputSpec
     rotations: Literal["none", "classes", "per_class"] = "none"
-    augment: bool = Field(False, description="Random shift and left-right flip in training")
+    augment: Literal["none", "crop_flip", "affine"] = Field(
+        "none", description="Random changes of training images: crop_flip for photos"
+    )
 
 
 class EpisodeConfig(Section):

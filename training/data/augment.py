@@ -1,4 +1,4 @@
-"""Image augmentation on the training device, vectorised over the batch."""
+"""Image augmentation on the training device, vectorised over the batch of images."""
 
 from __future__ import annotations
 
@@ -24,3 +24,38 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, margin: int = 4) -
         torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]
     ]
     return picked.permute(0, 3, 1, 2)
+
+
+def affine(
+    images: Tensor,
+    generator: torch.Generator,
+    degrees: float = 10.0,
+    shear: float = 0.15,
+    scale: float = 0.15,
+    shift: float = 2.0,
+) -> Tensor:
+    """Small affine distortions of images `[M, C, H, W]`, as Koch et al. (2015) draw them.
+
+    Turn by up to `degrees`, shear and scale by up to those fractions, shift by up to `shift`
+    pixels. What comes in from outside is 0, the background of inverted drawings.
+    """
+    count, _, height, width = images.shape
+
+    def draw(most: float) -> Tensor:
+        return (
+            torch.rand(count, generator=generator, device=images.device).mul(2).sub(1).mul(most)
+        )
+
+    angle, slant = draw(degrees).deg2rad(), draw(shear)
+    x_scale, y_scale = 1 + draw(scale), 1 + draw(scale)
+    cos, sin = angle.cos(), angle.sin()
+    matrix = torch.stack(
+        [
+            torch.stack([cos * x_scale, (cos * slant - sin) * y_scale, draw(2 * shift / width)], 1),
+            torch.stack([sin * x_scale, (sin * slant + cos) * y_scale, draw(2 * shift / height)], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    turned = F.grid_sample(images.float(), grid, align_corners=False)
+    return turned.round_().to(images.dtype)

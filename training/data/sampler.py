@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from models_zoo.episode import Support, present_classes
-from training.data.augment import crop_and_flip
+from training.data.augment import affine, crop_and_flip
 from training.data.store import DataError, PackedStore
 
 #: Target of a padding query; `cross_entropy` skips it.
 IGNORE = -100
 
 Rotations = Literal["none", "classes", "per_class"]
+Augment = Literal["none", "crop_flip", "affine"]
+AUGMENTATIONS = {"crop_flip": crop_and_flip, "affine": affine}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class EpisodeSampler:
                "per_class"  a turn is drawn for every class of every task (Finn et al. 2017)
     slots:     labels are drawn from 0..slots-1 at random instead of 0..way-1, so that a learner
                with a fixed number of outputs learns to do without some of them
-    augment:   shift by up to 4 pixels and flip left-right, per image
+    augment:   "crop_flip" for photos, "affine" for drawings; drawn per image
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class EpisodeSampler:
         *,
         rotations: Rotations = "none",
         slots: int | None = None,
-        augment: bool = False,
+        augment: Augment = "none",
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
@@ -169,6 +171,6 @@ class EpisodeSampler:
 
     def _pixels(self, items: Tensor) -> Tensor:
         images = self.images[items.flatten()]
-        if self.augment:
-            images = crop_and_flip(images, self.generator)
+        if self.augment != "none":
+            images = AUGMENTATIONS[self.augment](images, self.generator)
         return images.float().div_(255).unflatten(0, items.shape)
