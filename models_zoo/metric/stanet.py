@@ -142,7 +142,12 @@ class STANet(Learner):
         return self.backbone(images)
 
     def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
-        """State: the support maps `[B, N, C, h, w]`, one-hot labels `[B, N, max_way]`, masks."""
+        """State: the support maps `[B, N, C, h, w]`, one-hot labels `[B, N, max_way]`, masks.
+
+        Raises `ValueError` for more classes than `max_way`.
+        """
+        if not torch.compiler.is_exporting() and support.way > self.max_way:
+            raise ValueError(f"{support.way} classes, at most {self.max_way}")
         return {
             "maps": support.x,
             "labels": support.one_hot(self.max_way),
