@@ -1,0 +1,96 @@
+"""Small learners whose every weight differs from its start, and tasks of unequal way and shot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models_zoo import registry
+from models_zoo.episode import Support
+from models_zoo.learner import InputShape, Learner
+
+SHAPE = InputShape(2, 16, 16)
+
+#: One small configuration of every learner of the zoo; several where an option changes the sums.
+CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
+    "prototypical": ("prototypical", {"channels": 2, "backbone": "conv4-8"}),
+    "prototypical-cosine": (
+        "prototypical",
+        {"channels": 2, "backbone": "conv4-8", "distance": "cosine", "scale": 3.0},
+    ),
+    "stanet": (
+        "stanet",
+        {
+            "channels": 2,
+            "image_size": 16,
+            "backbone": "conv4-8",
+            "max_way": 5,
+            "layers": 2,
+            "key_dim": 6,
+            "value_dim": 7,
+        },
+    ),
+    "mmnet": (
+        "mmnet",
+        {"channels": 2, "image_size": 16, "hidden": 8, "slots": 4, "key_dim": 5, "lstm": 6},
+    ),
+    "maml": ("maml", {"channels": 2, "image_size": 16, "hidden": 6, "max_way": 5, "steps": 2}),
+}
+
+#: Labels of five tasks, `None` = padding; ways 3, 2, 5, 3, 2 and unequal shots.
+MIXED: tuple[tuple[int | None, ...], ...] = (
+    (0, 1, 2, 0, 1, 2, 2),
+    (1, 0, None, None, 1, 1, None),
+    (4, 3, 2, 1, 0, None, None),
+    (None, 2, None, 1, 0, 0, 0),
+    (3, None, 1, None, None, None, None),
+)
+
+
+def make(name: str, seed: int = 0) -> Learner:
+    """A learner of `CONFIGS` in evaluation mode, float64, with norms and statistics in motion."""
+    torch.manual_seed(seed)
+    learner_name, config = CONFIGS[name]
+    learner = registry.build(learner_name, config).double()
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        for key, buffer in learner.named_buffers():
+            if key.endswith("running_mean"):
+                buffer.normal_(0, 0.3)
+            if key.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+    return learner.eval()
+
+
+def support_of(
+    tasks: Sequence[Sequence[int | None]], *shape: int, way: int | None = None, seed: int = 1
+) -> Support:
+    """Random support sets of the given labels; shorter tasks are padded at their end.
+
+    Padding is as wild as a caller may leave it: large inputs and labels out of range.
+    """
+    longest = max(map(len, tasks))
+    rows = [[*task, *[None] * (longest - len(task))] for task in tasks]
+    mask = torch.tensor([[label is not None for label in row] for row in rows])
+    labels = torch.tensor([[99 if label is None else label for label in row] for row in rows])
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(*mask.shape, *shape, generator=generator, dtype=torch.float64)
+    x = torch.where(mask.unflatten(1, (-1, *[1] * len(shape))), x, 50 * x)
+    return Support.of(x, labels, mask, way)
+
+
+def images(*leading: int, seed: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (SHAPE.channels, SHAPE.height, SHAPE.width)
+    return torch.rand(*leading, *shape, generator=generator, dtype=torch.float64)
+
+
+def alone(support: Support, task: int, way: int | None = None) -> Support:
+    """One task of a batch without its padding."""
+    kept = support.mask[task]
+    return Support.of(
+        support.x[task, kept][None], support.labels[task, kept][None], way=way or support.way
+    )

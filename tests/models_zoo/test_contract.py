@@ -1,0 +1,123 @@
+"""What holds for every learner of the zoo: masks, batches, independence of the queries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from models_zoo import registry
+from models_zoo.episode import Prediction, Support
+from models_zoo.learner import Learner
+from tests.models_zoo.making import CONFIGS, MIXED, alone, images, make, support_of
+
+every_learner = pytest.mark.parametrize("name", CONFIGS)
+
+
+def ask(learner: Learner, support: Support, query: Tensor) -> Prediction:
+    """Encode, adapt, predict in float64."""
+    with torch.no_grad():
+        state = learner.adapt(support.with_x(learner.encode_batch(support.x)))
+        return learner.predict(state, learner.encode_batch(query))
+
+
+def mixed() -> Support:
+    return support_of(MIXED, 2, 16, 16, way=5)
+
+
+def test_every_learner_of_the_registry_is_tested_here() -> None:
+    assert {learner for learner, _ in CONFIGS.values()} == set(registry.names())
+
+
+@every_learner
+def test_a_batch_of_tasks_answers_as_each_task_alone_without_padding(name: str) -> None:
+    learner, support, query = make(name), mixed(), images(5, 4)
+    together = ask(learner, support, query)
+    for task in range(5):
+        single = ask(learner, alone(support, task), query[task : task + 1])
+        assert torch.allclose(together.logits[task], single.logits[0], atol=1e-8)
+        kept = support.mask[task]
+        if together.task_attention is not None and single.task_attention is not None:
+            weights = together.task_attention[task]
+            assert torch.allclose(weights[..., kept], single.task_attention[0], atol=1e-8)
+            assert (weights[..., ~kept] == 0).all()
+        if together.query_attention is not None and single.query_attention is not None:
+            assert torch.allclose(
+                together.query_attention[task], single.query_attention[0], atol=1e-8
+            )
+
+
+@every_learner
+def test_a_query_gets_the_same_answer_whatever_else_is_asked(name: str) -> None:
+    learner, support, query = make(name), mixed(), images(5, 6)
+    together = ask(learner, support, query).logits
+    for number in range(6):
+        single = ask(learner, support, query[:, number : number + 1]).logits
+        assert torch.allclose(together[:, number], single[:, 0], atol=1e-8)
+    other = torch.cat([query[:, :1], 30 * images(5, 3, seed=9)], dim=1)
+    assert torch.allclose(ask(learner, support, other).logits[:, 0], together[:, 0], atol=1e-8)
+
+
+@every_learner
+def test_probabilities_are_over_the_classes_present(name: str) -> None:
+    support = mixed()
+    found = ask(make(name), support, images(5, 4))
+    assert found.logits.isfinite().all()
+    assert torch.allclose(found.probabilities.sum(-1), torch.ones(5, 4, dtype=torch.float64))
+    assert (found.probabilities.transpose(1, 2)[~support.class_mask] == 0).all()
+    assert (found.probabilities.transpose(1, 2)[support.class_mask] > 0).all()
+
+
+@every_learner
+def test_slots_beyond_the_classes_change_nothing(name: str) -> None:
+    """Two tasks of 2 and 5 classes may share a batch: the narrow one is not the worse for it."""
+    learner, query = make(name), images(1, 3)
+    narrow = support_of([(0, 1, 1)], 2, 16, 16, way=2)
+    wide = Support.of(narrow.x, narrow.labels, way=5)
+    a, b = ask(learner, narrow, query).logits, ask(learner, wide, query).logits
+    assert torch.allclose(a, b[..., :2], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "mmnet"])
+def test_the_order_of_the_support_set_does_not_matter(name: str) -> None:
+    """MM-Net is left out: it writes its memory one example after another."""
+    learner, support, query = make(name), mixed(), images(5, 3)
+    order = torch.tensor([4, 6, 1, 0, 5, 3, 2])
+    other = Support.of(support.x[:, order], support.labels[:, order], support.mask[:, order], 5)
+    a, b = ask(learner, support, query), ask(learner, other, query)
+    assert torch.allclose(a.logits, b.logits, atol=1e-8)
+
+
+@every_learner
+def test_predictions_carry_the_attention_they_promise(name: str) -> None:
+    learner = make(name)
+    found = ask(learner, mixed(), images(5, 4))
+    assert (found.task_attention is not None) == (learner.attention_layers > 0)
+    if found.task_attention is not None:
+        assert found.task_attention.shape == (5, learner.attention_layers, 4, 7)
+        sums = found.task_attention.sum(-1)
+        assert torch.allclose(sums, torch.ones_like(sums))
+
+
+@every_learner
+def test_forward_is_encode_adapt_predict(name: str) -> None:
+    learner, support, query = make(name), mixed(), images(5, 4)
+    expected = ask(learner, support, query)
+    single = learner.float()
+    found = single(support.with_x(support.x.float()), query.float())
+    assert torch.allclose(found.probabilities.double(), expected.probabilities, atol=1e-3)
+
+
+@every_learner
+def test_evaluation_leaves_the_weights_and_statistics_alone(name: str) -> None:
+    learner = make(name)
+    before = {key: value.clone() for key, value in learner.state_dict().items()}
+    ask(learner, mixed(), images(5, 4))
+    assert all(torch.equal(before[key], value) for key, value in learner.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n in ("stanet", "maml")])
+def test_more_classes_than_outputs_are_refused_by_number(name: str) -> None:
+    support = support_of([range(6)], 2, 16, 16)
+    with pytest.raises(ValueError, match="6 classes, at most 5"):
+        ask(make(name), support, images(1, 1))
