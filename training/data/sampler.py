@@ -66,6 +66,8 @@ class EpisodeSampler:
         self.base_classes = len(store.classes)
         self.rotations, self.slots, self.augment = rotations, slots, augment
         turns = 1 if rotations == "none" else 4
+        if turns > 1 and images.shape[-2] != images.shape[-1]:
+            raise DataError("rotations need square images; set the input's height to its width")
         # Turned copies behind one another: class t * base_classes + c is class c turned t times.
         self.images = torch.cat([torch.rot90(images, t, (-2, -1)) for t in range(turns)])
         starts = torch.as_tensor(store.offsets[:-1])
