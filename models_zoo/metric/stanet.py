@@ -146,7 +146,7 @@ class STANet(Learner):
 
         Raises `ValueError` for more classes than `max_way`.
         """
-        if not torch.compiler.is_exporting() and support.way > self.max_way:
+        if not torch.compiler.is_exporting() and support.way > (self.max_way or 0):
             raise ValueError(f"{support.way} classes, at most {self.max_way}")
         return {
             "maps": support.x,
