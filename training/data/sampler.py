@@ -5,6 +5,7 @@ Sampling is index arithmetic on tensors: no image is opened, no Python loop runs
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,10 @@ IGNORE = -100
 
 Rotations = Literal["none", "classes", "per_class"]
 Augment = Literal["none", "crop_flip", "affine"]
-AUGMENTATIONS = {"crop_flip": crop_and_flip, "affine": affine}
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "crop_flip": crop_and_flip,
+    "affine": affine,
+}
 
 
 @dataclass(frozen=True)
