@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from models_zoo import registry
+from models_zoo.episode import Support
 from models_zoo.learner import Learner
 from training import checkpoint
 from training.data.load import load_splits
@@ -130,6 +131,30 @@ class Run:
         return score.mean
 
 
+@contextmanager
+def fitting(recipe: Recipe) -> Iterator[None]:
+    """Learner, objective and episodes that do not go together become a `RecipeError`."""
+    try:
+        yield
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise RecipeError(
+            f"{recipe.id}: learner {recipe.learner!r} does not fit this recipe: {reason[0]}"
+        ) from error
+
+
+def rehearse(run: Run) -> None:
+    """One blank task of the most classes through the objective; changes nothing."""
+    recipe, spec = run.recipe, run.recipe.data.input
+    way = max(*recipe.episodes.ways, recipe.validation.way)
+    blank = torch.zeros(1, way, spec.channels, spec.height, spec.width, device=run.device)
+    labels = torch.arange(way, device=run.device)[None]
+    support = Support.of(blank, labels, way=recipe.episodes.slots or way)
+    run.learner.eval()
+    with torch.no_grad():
+        run.objective(run.learner, Episode(support, blank, labels, labels * 0, labels * 0))
+
+
 def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     config = recipe.optimizer
     if config.name == "sgd":
@@ -173,11 +198,15 @@ def train(
     keep_memory()
     stores = load_splits(recipe.data, root)
     place = torch.device(device)
-    run = Run(recipe, out, stores, place)
+    with fitting(recipe):
+        run = Run(recipe, out, stores, place)
+        rehearse(run)
     out.mkdir(parents=True, exist_ok=True)
     if (out / "last.pt").exists() and not fresh:
         run.resume()
     else:
+        for stale in ("last.pt", "best.safetensors", "best.json"):
+            (out / stale).unlink(missing_ok=True)
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         checkpoint.write_atomically(out / "recipe.yaml", text.encode())
     board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step)
@@ -221,8 +250,10 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
             board.add_scalar("val/accuracy", accuracy, run.step)
             tick(run.step, {"val": accuracy})
         run.seconds += time.perf_counter() - started
-        if run.step % recipe.checkpoint_every == 0 or run.step == until or run.interrupted:
+        if run.step % recipe.checkpoint_every == 0 or run.step == until:
             run.save()
+    if run.interrupted:
+        run.save()
 
 
 @contextmanager
