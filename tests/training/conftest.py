@@ -1,4 +1,4 @@
-"""The real data sets, where this machine has them."""
+"""The real data sets, where this machine has them, and a small made one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.making import draw_data
 from training.data.sources import find_source
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,3 +32,15 @@ def omniglot_root() -> Path:
 @pytest.fixture(scope="session")
 def cifar_root() -> Path:
     return real_root("cifar100")
+
+
+@pytest.fixture(scope="session")
+def made_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_data(tmp_path_factory.mktemp("made") / "images")
+
+
+@pytest.fixture
+def made_data(made_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one folder of small images per class; packs are kept beside it."""
+    monkeypatch.setenv("FEWSHOT_CACHE", str(made_folder.parent / "cache"))
+    return made_folder

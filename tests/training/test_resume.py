@@ -1,0 +1,259 @@
+"""A run that was killed or stopped goes on as if nothing had been: same bits, same best."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.making import recipe, write_recipe
+from training import checkpoint, trainer
+from training.checkpoint import CheckpointError, write_atomically
+from training.recipe import RecipeError
+from training.trainer import train
+
+ROOT = Path(__file__).parents[2]
+LEARNER = "stanet"  # with the semantic loss: weights of its own that must come back too
+
+#: Trains until the moment named by the arguments, then dies by SIGKILL.
+VICTIM = """
+import os, signal, sys
+from pathlib import Path
+from training import checkpoint, trainer
+from training.recipe import load_recipe
+
+recipe, out, data, where, count = *map(Path, sys.argv[1:4]), sys.argv[4], int(sys.argv[5])
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Torn:
+    # A file that takes half of the first thing written to it.
+    def __init__(self, file):
+        self.file = file
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        pass
+    def write(self, data):
+        self.file.write(bytes(data)[: len(data) // 2])
+        self.file.flush()
+        die()
+
+calls = 0
+
+def counting(name, real):
+    def wrapped(*args, **kwargs):
+        global calls
+        path = Path(str(args[0])).name
+        if where == name or where == f"{name} {path}":
+            calls += 1
+            if calls == count:
+                if name == "write":
+                    real_open = Path.open
+                    Path.open = lambda *a, **k: Torn(real_open(*a, **k))
+                else:
+                    die()
+        return real(*args, **kwargs)
+    return wrapped
+
+trainer.draw_episode = counting("step", trainer.draw_episode)
+checkpoint.save = counting("write", checkpoint.save)
+checkpoint.write_atomically = counting("write", checkpoint.write_atomically)
+trainer.train(load_recipe(recipe), out, root=data, quiet=True)
+"""
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """Everything that decides how a run goes on, and what it has kept."""
+    last = checkpoint.load(folder / "last.pt", torch.device("cpu"))
+    del last["seconds"]
+    best = (folder / "best.json").read_bytes(), (folder / "best.safetensors").read_bytes()
+    return last | {"files": best}
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where
+
+
+@pytest.fixture(scope="module")
+def undisturbed(made_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The state after all steps of a run that nothing befell."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSHOT_CACHE", str(made_folder.parent / "cache"))
+        train(recipe(LEARNER), folder, root=made_folder, quiet=True)
+    return state_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("where", "count", "kept"),
+    [
+        ("step", 9, 6),  # between two checkpoints, after a validation that was not checkpointed
+        ("write last.pt", 3, 6),  # in the middle of the checkpoint of step 9
+        ("write best.json", 1, 3),  # the best weights are new, their record is missing
+        ("write last.pt", 1, None),  # before there is any checkpoint
+    ],
+)
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    where: str,
+    count: int,
+    kept: int | None,
+    undisturbed: dict[str, Any],
+    made_data: Path,
+    tmp_path: Path,
+) -> None:
+    source, out = write_recipe(tmp_path / "tiny.yaml", LEARNER), tmp_path / "run"
+    script = [sys.executable, "-W", "ignore", "-c", VICTIM, source, out, made_data, where, count]
+    died = subprocess.run([str(part) for part in script], cwd=ROOT, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    if kept is None:
+        assert not (out / "last.pt").exists()
+    else:
+        assert checkpoint.load(out / "last.pt", torch.device("cpu"))["step"] == kept
+    run = train(recipe(LEARNER), out, root=made_data, quiet=True)
+    assert run.step == 12
+    assert_same(undisturbed, state_of(out))
+
+
+def test_ctrl_c_finishes_and_saves_the_step_under_way(
+    undisturbed: dict[str, Any],
+    made_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    drawn = 0
+
+    def interrupting(*args: Any) -> Any:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 8:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    real = trainer.draw_episode
+    monkeypatch.setattr(trainer, "draw_episode", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(LEARNER), tmp_path, root=made_data, quiet=True)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))["step"] == 8
+    train(recipe(LEARNER), tmp_path, root=made_data, quiet=True)
+    assert drawn == 12
+    assert_same(undisturbed, state_of(tmp_path))
+
+
+def test_ctrl_c_between_two_steps_is_saved_too(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal may come after the loop has decided whether to write a checkpoint."""
+
+    real, steps = trainer.time.perf_counter, []
+
+    def clock() -> float:
+        steps.append(1)
+        if len(steps) == 10:  # the end of step 5: two looks at the clock a step
+            signal.raise_signal(signal.SIGINT)
+        return real()
+
+    monkeypatch.setattr(trainer.time, "perf_counter", clock)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), tmp_path, root=made_data, quiet=True)
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))["step"] == 5
+
+
+def test_a_run_can_be_stopped_at_a_step_and_taken_up_again(
+    undisturbed: dict[str, Any], made_data: Path, tmp_path: Path
+) -> None:
+    assert train(recipe(LEARNER), tmp_path, root=made_data, until=4, quiet=True).step == 4
+    assert train(recipe(LEARNER), tmp_path, root=made_data, until=4, quiet=True).step == 4
+    train(recipe(LEARNER), tmp_path, root=made_data, quiet=True)
+    assert_same(undisturbed, state_of(tmp_path))
+
+
+def test_another_recipe_does_not_go_on_in_the_same_folder(made_data: Path, tmp_path: Path) -> None:
+    train(recipe(steps=3), tmp_path, root=made_data, quiet=True)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    for other in (recipe(steps=4), recipe(steps=3, seed=1), recipe("maml", steps=3)):
+        with pytest.raises(RecipeError, match="another recipe"):
+            train(other, tmp_path, root=made_data, quiet=True)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+
+def test_fresh_forgets_the_old_run_at_once(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a crash before the first checkpoint would go on with the old weights."""
+    train(recipe(steps=3), tmp_path, root=made_data, quiet=True)
+    other = recipe(seed=1, steps=3)
+
+    def crash(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "draw_episode", crash)
+        with pytest.raises(MemoryError):
+            train(other, tmp_path, root=made_data, fresh=True, quiet=True)
+    run = train(other, tmp_path, root=made_data, quiet=True)
+    clean = train(other, tmp_path / "clean", root=made_data, quiet=True)
+    assert_same(dict(clean.learner.state_dict()), dict(run.learner.state_dict()))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
+def test_a_damaged_checkpoint_is_told(
+    damage: bytes | None, made_data: Path, tmp_path: Path
+) -> None:
+    train(recipe(steps=3), tmp_path, root=made_data, quiet=True)
+    last = tmp_path / "last.pt"
+    last.write_bytes(last.read_bytes()[:-200] if damage is None else damage)
+    with pytest.raises(CheckpointError, match=r"last\.pt: unreadable"):
+        train(recipe(steps=3), tmp_path, root=made_data, quiet=True)
+
+
+def test_a_checkpoint_is_not_unpickled(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"step": Bomb()}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError):
+        checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_is_the_old_one_until_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "best.json"
+    write_atomically(path, b"old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full)
+        with pytest.raises(OSError, match="space"):
+            write_atomically(path, b"new")
+        with pytest.raises(OSError, match="space"):
+            checkpoint.save(path, {"step": 1})
+    assert path.read_bytes() == b"old"
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"

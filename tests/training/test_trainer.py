@@ -1,0 +1,187 @@
+"""The training loop on a tiny made data set: it learns and keeps the best."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from models_zoo import registry
+from tests.training.making import LEARNERS, OBJECTIVES, recipe
+from training import trainer
+from training.data.load import load_splits
+from training.data.sampler import Episode, EpisodeSampler
+from training.data.store import PackedStore
+from training.objectives import build_objective
+from training.recipe import EpisodeConfig, ObjectiveConfig, RecipeError
+from training.trainer import draw_episode, train
+
+every_learner = pytest.mark.parametrize("name", sorted(LEARNERS))
+
+
+@pytest.fixture
+def store(made_data: Path) -> PackedStore:
+    return load_splits(recipe().data, made_data)["train"]
+
+
+def parts(name: str, store: PackedStore) -> tuple[torch.nn.ModuleList, Episode]:
+    """A fresh learner and its objective, and one episode of unequal tasks."""
+    torch.manual_seed(0)
+    learner = registry.build(name, LEARNERS[name])
+    sampler = EpisodeSampler(store, slots=4, seed=3)
+    config = ObjectiveConfig(name=OBJECTIVES.get(name, "episode"))  # type: ignore[arg-type]
+    objective = build_objective(config, learner, sampler)
+    return torch.nn.ModuleList([learner, objective]), sampler.sample(3, [4, 3, 4], [2, 2, 1], 3)
+
+
+def test_every_learner_of_the_registry_is_trained_here() -> None:
+    assert sorted(LEARNERS) == registry.names()
+
+
+@every_learner
+def test_steps_on_one_episode_learn_it(name: str, store: PackedStore) -> None:
+    both, episode = parts(name, store)
+    learner, objective = both.train()
+    optimizer = torch.optim.Adam(both.parameters(), 1e-2)
+    losses, metrics = [], {}
+    for _ in range(25):
+        loss, metrics = objective(learner, episode)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.4 * losses[0], losses
+    assert float(metrics["accuracy"]) > 0.9
+
+
+@every_learner
+def test_the_objective_reaches_every_trainable_weight(name: str, store: PackedStore) -> None:
+    both, episode = parts(name, store)
+    learner, objective = both.train()
+    objective(learner, episode)[0].backward()
+    idle = [
+        key
+        for key, value in both.named_parameters()
+        if value.requires_grad and (value.grad is None or not value.grad.any())
+    ]
+    assert idle == []
+
+
+@every_learner
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_keeps_the_learner_s_weights_in_float32(
+    name: str, precision: str, made_data: Path, tmp_path: Path
+) -> None:
+    wanted = recipe(name, precision=precision, steps=4)
+    run = train(wanted, tmp_path, root=made_data, quiet=True)
+    assert json.loads((tmp_path / "best.json").read_text()) == run.best
+    assert run.best["step"] == run.step == 4
+    weights = load_file(tmp_path / "best.safetensors")
+    learner = registry.build(name, LEARNERS[name])
+    learner.load_state_dict(weights)  # neither more nor fewer: the objective's own stay behind
+    assert all(v.isfinite().all() for v in weights.values())
+    assert {v.dtype for v in weights.values()} <= {torch.float32, torch.int64}
+
+
+def test_training_learns_to_tell_classes_it_never_saw(made_data: Path, tmp_path: Path) -> None:
+    run = train(recipe(steps=24), tmp_path, root=made_data, quiet=True)
+    assert run.best["accuracy"] > 0.6  # one in three by chance
+
+
+def test_the_best_weights_have_the_accuracy_they_claim(made_data: Path, tmp_path: Path) -> None:
+    run = train(recipe(), tmp_path, root=made_data, quiet=True)
+    best = dict(run.best)
+    run.learner.load_state_dict(load_file(tmp_path / "best.safetensors"))
+    assert run.validate() == best["accuracy"]
+
+
+def test_validation_is_of_validation_classes_at_the_recipe_s_steps(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spy(self: trainer.Run) -> float:
+        seen.append((self.step, self.validation_store.classes))
+        return 0.5
+
+    monkeypatch.setattr(trainer.Run, "validate", spy)
+    monkeypatch.setattr(trainer, "LOG_EVERY", 5)
+    train(recipe(), tmp_path, root=made_data, quiet=True)
+    splits = load_splits(recipe().data, made_data)
+    assert [step for step, _ in seen] == [4, 8, 12]
+    assert all(classes == splits["val"].classes for _, classes in seen)
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in curves.Scalars("val/accuracy")] == [4, 8, 12]
+    assert [e.step for e in curves.Scalars("train/loss")] == [5, 10]
+    assert {"train/accuracy", "train/loss"} <= set(curves.Tags()["scalars"])
+
+
+def test_every_step_has_the_rate_of_the_schedule(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    wanted = recipe()
+
+    def make(*args: Any) -> torch.optim.Optimizer:
+        optimizer = real(*args)
+        optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+        return optimizer
+
+    real = trainer.make_optimizer
+    monkeypatch.setattr(trainer, "make_optimizer", make)
+    train(wanted, tmp_path, root=made_data, quiet=True)
+    assert rates == [wanted.optimizer.lr * wanted.optimizer.factor(i, 12) for i in range(12)]
+
+
+def test_training_episodes_mix_the_recipe_s_ways_and_shots(store: PackedStore) -> None:
+    config = EpisodeConfig(tasks=8, ways=(2, 4), shots=(1, 3), queries=2, max_images=50)
+    sampler = EpisodeSampler(store)
+    seen = set()
+    for _ in range(60):
+        episode = draw_episode(sampler, config)
+        tasks, way = episode.support.class_mask.shape
+        shot = episode.support.mask.shape[1] // way
+        seen.add((way, shot))
+        assert tasks == min(8, 50 // (way * (shot + 2)))
+    assert seen == {(2, 1), (2, 3), (4, 1), (4, 3)}
+
+
+def test_a_step_too_large_for_max_images_still_has_one_task(store: PackedStore) -> None:
+    config = EpisodeConfig(tasks=8, ways=(4,), shots=(3,), queries=2, max_images=5)
+    assert draw_episode(EpisodeSampler(store), config).support.x.shape[:2] == (1, 12)
+
+
+def test_the_seed_decides_the_run(made_data: Path, tmp_path: Path) -> None:
+    def final(folder: str, seed: int) -> list[torch.Tensor]:
+        run = train(recipe(seed=seed, steps=3), tmp_path / folder, root=made_data, quiet=True)
+        return list(run.learner.state_dict().values())
+
+    first, again, other = final("a", 0), final("b", 0), final("c", 1)
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+    assert not all(torch.equal(x, y) for x, y in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("learner", "changes", "message"),
+    [
+        ("prototypical", {"config": {"chanels": 1}}, "chanels"),
+        ("prototypical", {"config": {"channels": 1, "backbone": "vgg"}}, "unknown backbone 'vgg'"),
+        ("prototypical", {"config": {"channels": 3}}, "channels"),
+        ("stanet", {"config": LEARNERS["stanet"] | {"max_way": 3}}, "at most 3"),
+        ("stanet", {"config": LEARNERS["stanet"] | {"image_size": 32}}, "stanet"),
+        ("mmnet", {"objective": {"name": "semantic"}}, "backbone"),
+        ("maml", {"objective": {"name": "matching"}}, "maml"),
+    ],
+)
+def test_a_learner_that_does_not_fit_is_told_before_the_first_step(
+    learner: str, changes: dict[str, Any], message: str, made_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message) as told:
+        train(recipe(learner, **changes), tmp_path / "run", root=made_data, quiet=True)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "run").exists()
