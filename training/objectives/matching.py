@@ -7,6 +7,7 @@ tasks of different shots weigh the same.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from models_zoo.learner import Learner
@@ -14,8 +15,9 @@ from training.data.sampler import IGNORE, Episode
 from training.objectives import Objective
 from training.objectives.episode import accuracy
 
-#: Smallest weight whose logarithm is taken; below it the gradient has vanished anyway.
-TINY = 1e-12
+#: Smallest weight whose logarithm is taken: below it float32 itself gives out (e^-87). A larger
+#: one would let go of just those queries that are most surely wrong, for the clamp has no gradient.
+TINY = torch.finfo(torch.float32).tiny
 
 
 class MatchingLoss(Objective):
