@@ -1,0 +1,94 @@
+"""Accuracies by hand: mean, interval, and a learner left as it was found."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+import torch
+from torch import Tensor
+
+from models_zoo.episode import Prediction, Support, TaskState
+from models_zoo.learner import Learner
+from training.data.sampler import Episode, EpisodeSampler
+from training.data.store import DataError
+from training.evaluate import evaluate
+
+#: Right answers among four queries, task by task.
+RIGHT = [4, 1, 0, 3, 3, 2, 4]
+EXPECTED = [right / 4 for right in RIGHT]
+
+
+class Script(EpisodeSampler):
+    """Tasks whose query pixels say which answer the learner below shall give."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.asked: list[tuple[int, object, object, int]] = []
+
+    def sample(
+        self, tasks: int, way: int | list[int], shot: int | list[int], queries: int
+    ) -> Episode:
+        self.asked.append((tasks, way, shot, queries))
+        targets = torch.tensor([0, 0, 1, 1]).expand(tasks, -1)
+        rights = torch.tensor(RIGHT[self.done : self.done + tasks])
+        answers = torch.where(torch.arange(4) < rights[:, None], targets, 1 - targets)
+        self.done += tasks
+        support = Support.of(torch.zeros(tasks, 2, 1), torch.tensor([[0, 1]]).expand(tasks, -1))
+        return Episode(support, answers[..., None].float(), targets, targets, targets)
+
+
+class Obedient(Learner):
+    encodes = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+        self.modes: list[bool] = []
+
+    def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
+        assert not torch.is_grad_enabled()
+        self.modes.append(self.training or self.norm.training)
+        return {}
+
+    def predict(self, state: TaskState, query: Tensor) -> Prediction:
+        return Prediction(torch.nn.functional.one_hot(query[..., 0].long(), 2).float())
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 100])
+def test_mean_and_interval_are_over_tasks(batch: int) -> None:
+    score = evaluate(Obedient(), Script(), tasks=7, way=2, shot=1, queries=2, batch=batch)
+    assert score.tasks == 7
+    assert score.mean == pytest.approx(sum(EXPECTED) / 7)
+    assert score.ci95 == pytest.approx(1.96 * statistics.stdev(EXPECTED) / 7**0.5)
+
+
+def test_exactly_the_tasks_asked_for_are_drawn_and_told() -> None:
+    script, told = Script(), []
+    evaluate(Obedient(), script, tasks=7, way=2, shot=1, queries=2, batch=3, on_batch=told.append)
+    assert script.asked == [(3, 2, 1, 2), (3, 2, 1, 2), (1, 2, 1, 2)]
+    assert told == [3, 3, 1]
+
+
+def test_one_task_has_no_interval() -> None:
+    score = evaluate(Obedient(), Script(), tasks=1, way=2, shot=1, queries=2)
+    assert (score.mean, score.ci95) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_learner_is_asked_in_evaluation_mode_and_given_back_as_it_was(training: bool) -> None:
+    learner = Obedient().train(training)
+    evaluate(learner, Script(), tasks=7, way=2, shot=1, queries=2, batch=4)
+    assert learner.modes == [False, False]
+    assert learner.training is learner.norm.training is training
+
+
+def test_the_mode_comes_back_after_a_fault_too() -> None:
+    class Poor(Script):
+        def sample(self, *_: object) -> Episode:  # type: ignore[override]
+            raise DataError("too few classes")
+
+    learner = Obedient().train()
+    with pytest.raises(DataError):
+        evaluate(learner, Poor(), tasks=2, way=2, shot=1, queries=2)
+    assert learner.training

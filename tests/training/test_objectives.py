@@ -1,0 +1,210 @@
+"""The losses, added up query by query from the papers' equations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models_zoo.episode import ABSENT, Prediction, Support, TaskState
+from models_zoo.learner import Learner
+from models_zoo.metric.stanet import STANet
+from training.data.sampler import IGNORE, Episode, EpisodeSampler
+from training.data.store import PackedStore
+from training.objectives import build_objective
+from training.objectives.episode import EpisodeLoss, accuracy
+from training.objectives.matching import MatchingLoss
+from training.objectives.semantic import SemanticLoss
+from training.recipe import ObjectiveConfig
+
+
+class Told(Learner):
+    """Answers what it was given: scores of the support examples `[B, Q, N]`."""
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(scores)
+
+    def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
+        return {"hot": support.one_hot(), "mask": support.mask}
+
+    def predict(self, state: TaskState, query: Tensor) -> Prediction:
+        scores = self.scores.masked_fill(~state["mask"].unsqueeze(1), ABSENT)
+        weights = scores.log_softmax(-1)
+        mine = state["hot"].transpose(1, 2).unsqueeze(1) > 0
+        logits = weights.unsqueeze(2).masked_fill(~mine, ABSENT).logsumexp(-1)
+        return Prediction(logits, task_attention=weights.exp().unsqueeze(1))
+
+
+def sampler(groups: tuple[str, ...] = ("a", "b", "a", "c", "b")) -> EpisodeSampler:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 1, 8, 8), dtype=np.uint8)
+    store = PackedStore.pack(
+        (str(i), group, images)
+        for i, (group, images) in enumerate(zip(groups, pixels, strict=True))
+    )
+    return EpisodeSampler(store, rotations="classes", seed=4)
+
+
+def mixed_episode() -> Episode:
+    return sampler().sample(3, [3, 2, 3], [2, 3, 1], 2)
+
+
+def real_queries(episode: Episode) -> list[tuple[int, int, int]]:
+    return [
+        (b, q, int(y))
+        for b, row in enumerate(episode.targets)
+        for q, y in enumerate(row)
+        if y != IGNORE
+    ]
+
+
+def scores_for(episode: Episode) -> Tensor:
+    torch.manual_seed(1)
+    return 2 * torch.randn(*episode.targets.shape, episode.support.labels.shape[1])
+
+
+def weights_of(scores: Tensor, episode: Episode, b: int, q: int) -> list[float]:
+    """Softmax over the real support examples; padding weighs nothing."""
+    powers = [
+        math.exp(s) if real else 0.0
+        for s, real in zip(scores[b, q].tolist(), episode.support.mask[b].tolist(), strict=True)
+    ]
+    return [p / sum(powers) for p in powers]
+
+
+def test_matching_is_equation_9_with_each_task_s_positives_averaged() -> None:
+    episode = mixed_episode()
+    scores = scores_for(episode)
+    losses = []
+    for b, q, target in real_queries(episode):
+        weights = weights_of(scores, episode, b, q)
+        positive = [
+            -math.log(w)
+            for w, y, real in zip(
+                weights, episode.support.labels[b], episode.support.mask[b], strict=True
+            )
+            if real and y == target
+        ]
+        losses.append(sum(positive) / len(positive))
+    found, _ = MatchingLoss()(Told(scores), episode)
+    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_the_episode_loss_is_the_mean_log_loss_of_the_real_queries() -> None:
+    episode = mixed_episode()
+    scores = scores_for(episode)
+    losses, right = [], []
+    for b, q, target in real_queries(episode):
+        weights = weights_of(scores, episode, b, q)
+        by_class = [0.0] * 3
+        for w, y in zip(weights, episode.support.labels[b].tolist(), strict=True):
+            by_class[y] += w
+        losses.append(-math.log(by_class[target]))
+        right.append(by_class[target] == max(by_class))
+    found, metrics = EpisodeLoss()(Told(scores), episode)
+    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert float(metrics["accuracy"]) == pytest.approx(sum(right) / len(right))
+
+
+def test_with_one_shot_matching_is_the_episode_loss() -> None:
+    episode = sampler().sample(4, [3, 2, 4, 4], 1, 3)
+    learner = Told(scores_for(episode))
+    a, b = MatchingLoss()(learner, episode), EpisodeLoss()(learner, episode)
+    assert float(a[0]) == pytest.approx(float(b[0]), rel=1e-5)
+    assert a[1]["accuracy"] == b[1]["accuracy"]
+
+
+def test_matching_learns_from_a_query_that_is_surely_wrong() -> None:
+    """The gradient on a positive's score is its weight - 1, however small the weight."""
+    support = Support.of(torch.rand(1, 2, 1, 8, 8), torch.tensor([[0, 1]]))
+    first = torch.tensor([[0]])
+    episode = Episode(support, torch.rand(1, 1, 1, 8, 8), first, first, first)
+    learner = Told(torch.tensor([[[-25.0, 25.0]]]))
+    loss, _ = MatchingLoss()(learner, episode)
+    loss.backward()
+    assert float(loss) == pytest.approx(50, rel=1e-4)
+    assert learner.scores.grad is not None
+    assert learner.scores.grad[0, 0].tolist() == pytest.approx([-1, 1], rel=1e-4)
+
+
+def test_accuracy_leaves_padding_out() -> None:
+    logits = torch.tensor(
+        [[[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]], [[0.0, 1.0], [9.0, 1.0], [9, 1.0]]]
+    )
+    targets = torch.tensor([[0, 1, IGNORE], [1, IGNORE, IGNORE]])
+    assert float(accuracy(logits, targets)) == pytest.approx(2 / 3)
+
+
+def stanet() -> STANet:
+    torch.manual_seed(0)
+    return STANet(1, 8, "conv4-6", max_way=4, layers=1, key_dim=4, value_dim=4).eval()
+
+
+@pytest.mark.parametrize("labels", ["class", "group"])
+def test_the_semantic_loss_is_equations_11_to_13(labels: str) -> None:
+    episode = mixed_episode()
+    learner, draw = stanet(), sampler()
+    config = ObjectiveConfig(name="semantic", weight=0.3, labels=labels)  # type: ignore[arg-type]
+    objective = build_objective(config, learner, draw)
+    assert isinstance(objective, SemanticLoss)
+    outputs = {"class": 4 * 5, "group": 4 * 3}[labels]
+    assert objective.output.weight.shape == (outputs, 6)
+
+    def group_of(label: int) -> int:
+        turn, base = divmod(label, 5)
+        return turn * 3 + "abc".index(("a", "b", "a", "c", "b")[base])
+
+    losses = []
+    with torch.no_grad():
+        found, metrics = objective(learner, episode)
+        for images, classes in (
+            (episode.support.x, episode.support_classes),
+            (episode.query, episode.query_classes),
+        ):
+            for image, label in zip(images.flatten(0, 1), classes.flatten().tolist(), strict=True):
+                if label == IGNORE:
+                    continue
+                pooled = learner.encode(image[None])[0].mean((1, 2))
+                logits = objective.output.weight @ pooled + objective.output.bias  # Eq. 11
+                target = label if labels == "class" else group_of(label)
+                losses.append(-math.log(float(logits.softmax(0)[target])))
+        task = float(EpisodeLoss()(learner, episode)[0])
+    semantic = sum(losses) / len(losses)  # Eq. 12
+    assert len(losses) == 3 * 2 + 2 * 3 + 3 + 2 * (3 + 2 + 3)
+    assert float(metrics["semantic_loss"]) == pytest.approx(semantic, rel=1e-4)
+    assert float(metrics["task_loss"]) == pytest.approx(task, rel=1e-4)
+    assert float(found) == pytest.approx(task + 0.3 * semantic, rel=1e-4)  # Eq. 13
+
+
+def test_the_semantic_branch_is_no_part_of_the_learner() -> None:
+    learner = stanet()
+    names = set(learner.state_dict())
+    objective = SemanticLoss(learner, sampler(), 0.5)
+    objective(learner, mixed_episode())
+    assert set(learner.state_dict()) == names
+    assert {name for name, _ in objective.named_parameters()} == {"output.weight", "output.bias"}
+
+
+def test_padding_decides_nothing() -> None:
+    """Mixed ways and shots in one batch: what fills the gaps must not reach the loss."""
+    episode = mixed_episode()
+    support = episode.support
+    wild = torch.where(
+        support.mask[..., None, None, None], support.x, 9 * torch.rand_like(support.x)
+    )
+    noisy = (episode.targets == IGNORE)[..., None, None, None]
+    other = Episode(
+        support.with_x(wild),
+        torch.where(noisy, 9 * torch.rand_like(episode.query), episode.query),
+        episode.targets,
+        episode.support_classes,
+        episode.query_classes,
+    )
+    learner = stanet()
+    for objective in (EpisodeLoss(), MatchingLoss(), SemanticLoss(learner, sampler(), 0.5)):
+        with torch.no_grad():
+            a, b = objective(learner, episode)[0], objective(learner, other)[0]
+        assert torch.allclose(a, b, rtol=1e-5)

@@ -1,0 +1,144 @@
+"""Recipes: the shipped ones hold together, and a wrong one is told in a line."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from models_zoo import registry
+from tests.training.making import recipe, recipe_content, write_recipe
+from training.data.splits import split_names
+from training.recipe import RECIPES, OptimizerConfig, Recipe, RecipeError, load_recipe
+
+SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_holds_together(name: str) -> None:
+    loaded = load_recipe(name)
+    assert loaded.id == name
+    learner = registry.build(loaded.learner, loaded.config)
+    accepted = inspect.signature(registry.learner_class(loaded.learner)).parameters
+    spec, episodes = loaded.data.input, loaded.episodes
+    assert loaded.config.get("channels", accepted["channels"].default) == spec.channels
+    if "image_size" in accepted:
+        assert loaded.config.get("image_size") == spec.height == spec.width
+    if loaded.data.dataset != "folder":
+        assert loaded.data.split in split_names(loaded.data.dataset)
+    ways = [*episodes.ways, loaded.validation.way, loaded.entry.limits.max_way]
+    assert learner.max_way is None or max(ways) <= learner.max_way
+    if episodes.slots:
+        assert max(episodes.ways) <= episodes.slots <= (learner.max_way or math.inf)
+    assert (loaded.entry.adaptation is None) == (learner.default_inner_lr() is None)
+    assert loaded.entry.limits.max_support >= loaded.entry.limits.max_way
+
+
+def test_the_shipped_recipes_cover_every_learner_in_the_zoo() -> None:
+    assert {load_recipe(name).learner for name in SHIPPED} == set(registry.names())
+
+
+def test_a_recipe_may_be_a_path_or_a_shipped_name(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "mine.yaml")
+    assert load_recipe(path) == load_recipe(str(path)) == recipe()
+    assert load_recipe(SHIPPED[0]).id == SHIPPED[0]
+
+
+def test_a_recipe_survives_writing_and_reading() -> None:
+    for name in SHIPPED:
+        loaded = load_recipe(name)
+        text = yaml.safe_dump(loaded.model_dump(mode="json"))
+        assert Recipe.model_validate(yaml.safe_load(text)) == loaded
+
+
+def wrong(**changes: Any) -> dict[str, Any]:
+    """A recipe with one leaf changed: keys are paths such as `data__split`."""
+    content = recipe_content()
+    for path, value in changes.items():
+        *steps, last = path.split("__")
+        section = content
+        for step in steps:
+            section = section[step]
+        if value is None:
+            del section[last]
+        else:
+            section[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (wrong(learning_rate=1), "learning_rate: "),
+        (wrong(optimizer__learning_rate=1), "optimizer.learning_rate: "),
+        (wrong(optimizer__lr=-1), "optimizer.lr: "),
+        (wrong(optimizer__name="lion"), "optimizer.name: "),
+        (wrong(learner="resnet"), "unknown learner 'resnet'; known: maml"),
+        (wrong(learner=None), "learner: "),
+        (wrong(episodes__ways=[]), "episodes.ways: "),
+        (wrong(episodes__ways="five"), "episodes.ways: "),
+        (wrong(steps=0), "steps: "),
+        (wrong(id="../evil"), "id: "),
+        (wrong(data__input__height=1), "data.input.height: "),
+        (wrong(data__rotations="sometimes"), "data.rotations: "),
+        (wrong(entry__paper=None), "entry.paper: "),
+        (["a list"], "not a mapping"),
+        (None, "not a mapping"),
+    ],
+)
+def test_a_wrong_recipe_names_the_setting_in_one_line(
+    content: object, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(RecipeError) as told:
+        load_recipe(path)
+    assert str(told.value).startswith(f"{path}: ")
+    assert message in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_recipe_that_is_not_there_names_the_shipped_ones() -> None:
+    with pytest.raises(RecipeError, match="prototypical-omniglot"):
+        load_recipe("prototypical-omniglt")
+
+
+@pytest.mark.parametrize(
+    "data", [b"a: [1", b"a: b: c", b"\xff\xfe\x00", b"a: !!python/object:os.x"]
+)
+def test_what_is_no_yaml_is_told_in_one_line(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(data)
+    with pytest.raises(RecipeError) as told:
+        load_recipe(path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError):
+        load_recipe(f"{tmp_path}/")
+
+
+def test_the_cosine_goes_from_one_to_nothing_in_a_half_wave() -> None:
+    config = OptimizerConfig(schedule="cosine")
+    factors = [config.factor(step, 1000) for step in range(1000)]
+    assert factors[0] == 1
+    assert factors[500] == pytest.approx(0.5)
+    assert factors[-1] == pytest.approx(0, abs=1e-5)
+    assert factors == sorted(factors, reverse=True)
+    assert factors[250] == pytest.approx((1 + 2**-0.5) / 2)
+
+
+def test_the_warmup_is_a_straight_line_and_never_zero() -> None:
+    config = OptimizerConfig(schedule="constant", warmup=4)
+    assert [config.factor(step, 10) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_steps_multiply_at_their_milestones() -> None:
+    config = OptimizerConfig(schedule="step", milestones=(3, 5), gamma=0.2)
+    found = [config.factor(step, 10) for step in range(7)]
+    assert found == pytest.approx([1, 1, 1, 0.2, 0.2, 0.04, 0.04])
