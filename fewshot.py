@@ -192,7 +192,9 @@ def training() -> ModuleType:
         if package in ("training", "models_zoo"):
             raise
         typer.echo(
-            f"fewshot: {package} is missing; install with: pip install 'fewshot[train]'", err=True
+            f"fewshot: {package} is missing; "
+            "install with: pip install -c constraints.txt -e '.[train]'",
+            err=True,
         )
         raise typer.Exit(2) from None
 

@@ -1,6 +1,6 @@
 """The accuracies on the shipped cards as a Markdown table: what the README shows.
 
-    python benchmarks/accuracy.py
+python benchmarks/accuracy.py
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from models_zoo.weights import WEIGHTS
 from training import checkpoint
 from training.graphs import Sizes, example_inputs, hyperparameters, to_onnx
 from training.parity import Difference, compare
-from training.recipe import Recipe, RecipeError
+from training.recipe import RECIPES, Recipe, RecipeError, load_recipe
 
 
 def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, float]]:
@@ -79,7 +79,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         training=Training(
             dataset=recipe.data.dataset,
             split=recipe.data.split,
-            recipe=f"training/recipes/{recipe.id}.yaml",
+            recipe=name_of(recipe),
             steps=int(record["step"]),
             seed=recipe.seed,
             minutes=round(record["seconds"] / 60, 1),
@@ -94,6 +94,14 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
     report = {"card": recipe.id, **asdict(difference)}
     checkpoint.write_atomically(run / "parity.json", json.dumps(report, indent=2).encode())
     return card, difference
+
+
+def name_of(recipe: Recipe) -> str:
+    """Where a recipe stands in this repository; the id alone of one that does not, or differs."""
+    path = RECIPES / f"{recipe.id}.yaml"
+    if path.exists() and load_recipe(path) == recipe:
+        return f"training/recipes/{path.name}"
+    return recipe.id
 
 
 @torch.no_grad()

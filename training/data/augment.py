@@ -42,9 +42,7 @@ def affine(
     count, _, height, width = images.shape
 
     def draw(most: float) -> Tensor:
-        return (
-            torch.rand(count, generator=generator, device=images.device).mul(2).sub(1).mul(most)
-        )
+        return torch.rand(count, generator=generator, device=images.device).mul(2).sub(1).mul(most)
 
     angle, slant = draw(degrees).deg2rad(), draw(shear)
     x_scale, y_scale = 1 + draw(scale), 1 + draw(scale)
@@ -52,7 +50,9 @@ def affine(
     matrix = torch.stack(
         [
             torch.stack([cos * x_scale, (cos * slant - sin) * y_scale, draw(2 * shift / width)], 1),
-            torch.stack([sin * x_scale, (sin * slant + cos) * y_scale, draw(2 * shift / height)], 1),
+            torch.stack(
+                [sin * x_scale, (sin * slant + cos) * y_scale, draw(2 * shift / height)], 1
+            ),
         ],
         1,
     )
