@@ -1,0 +1,214 @@
+"""Exported graphs answer as PyTorch does, for every size, behind named inputs and outputs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor
+
+from models_zoo import registry
+from models_zoo.episode import Prediction, Support
+from models_zoo.learner import InputShape, Learner
+from tests.training.making import LEARNERS, SIDE
+from training.graphs import OPSET, to_onnx
+from training.parity import OnnxLearner, ParityError, compare
+
+SHAPE = InputShape(1, SIDE, SIDE)
+#: Labels of the tasks of a batch, `None` = padding, and the number of queries.
+EPISODES: dict[str, tuple[list[list[int | None]], int, int]] = {
+    "smallest": ([[0, 1]], 2, 1),
+    "unequal shots": ([[0, 1, 2, 2, 1, 2, 2], [2, 0, 1, 1, 1, 1, 0]], 3, 5),
+    "padding amid": ([[None, 0, None, 3, 2, 1, None], [1, 0, 1, None, None, 0, None]], 4, 2),
+    "many tasks": ([[i % 2, 1 - i % 2, None] for i in range(9)], 2, 1),
+    "one class's slot empty": ([[3, 0, 0, 3]], 4, 11),
+}
+
+
+@dataclass
+class Exported:
+    name: str
+    learner: Learner
+    files: dict[str, bytes]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        rates = self.learner.default_inner_lr()
+        return () if rates is None else tuple(rates.tolist())
+
+    @property
+    def graphs(self) -> dict[str, onnx.ModelProto]:
+        return {name: onnx.load_from_string(data) for name, data in self.files.items()}
+
+
+@pytest.fixture(scope="module", params=sorted(LEARNERS))
+def exported(request: pytest.FixtureRequest) -> Exported:
+    torch.manual_seed(7)
+    learner = registry.build(request.param, LEARNERS[request.param]).eval()
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+        for key, buffer in learner.named_buffers():
+            if key.endswith("running_mean"):
+                buffer.normal_(0, 0.2)
+            if key.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+    return Exported(request.param, learner, to_onnx(learner, SHAPE))
+
+
+def episode(name: str) -> tuple[Support, Tensor]:
+    rows, way, queries = EPISODES[name]
+    generator = torch.Generator().manual_seed(len(name))
+    mask = torch.tensor([[label is not None for label in row] for row in rows])
+    labels = torch.tensor([[0 if label is None else label for label in row] for row in rows])
+    x = torch.rand(*mask.shape, 1, SIDE, SIDE, generator=generator)
+    query = torch.rand(len(rows), queries, 1, SIDE, SIDE, generator=generator)
+    return Support.of(x, labels, mask, way), query
+
+
+def differences(a: Prediction, b: Prediction) -> Tensor:
+    """Of probabilities and of every attention weight; both must have the same of them."""
+    found = [(a.probabilities - b.probabilities).abs().flatten()]
+    for name in ("task_attention", "query_attention", "support_attention"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert (x is None) == (y is None)
+        if x is not None:
+            assert x.shape == y.shape
+            found.append((x - y).abs().flatten())
+    return torch.cat(found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", EPISODES)
+def test_the_graphs_answer_as_pytorch_does(exported: Exported, name: str) -> None:
+    support, query = episode(name)
+    expected = exported.learner(support, query)
+    found = OnnxLearner(exported.files, exported.rates)(support, query)
+    assert found.logits.shape == expected.logits.shape
+    if exported.rates:  # steps amplify rounding: the graphs may stray from the truth as torch does
+        double = copy.deepcopy(exported.learner).double()
+        truth = double(support.with_x(support.x.double()), query.double())
+        assert differences(truth, found).max() < 1e-5 + 5 * differences(truth, expected).max()
+    else:
+        assert differences(expected, found).max() < 1e-5
+    assert torch.equal(expected.logits.argmax(-1), found.logits.argmax(-1))
+    absent = ~support.class_mask.unsqueeze(1).expand_as(found.logits)
+    assert (found.probabilities[absent] == 0).all()
+
+
+@torch.no_grad()
+def test_the_number_of_gradient_steps_is_an_input(exported: Exported) -> None:
+    if not exported.rates:
+        pytest.skip("no gradient steps")
+    support, query = episode("unequal shots")
+    answers = []
+    for rates in ((0.3,), (0.5, 0.1, 0.2), (0.2,) * 5):
+        state = exported.learner.adapt(support, torch.tensor(rates))
+        expected = exported.learner.predict(state, query)
+        found = OnnxLearner(exported.files, rates)(support, query)
+        assert differences(expected, found).quantile(0.9) < 1e-4
+        answers.append(found.probabilities)
+    assert (answers[0] - answers[1]).abs().max() > 1e-3
+    assert (answers[1] - answers[2]).abs().max() > 1e-3
+
+
+def test_inputs_and_outputs_have_the_contract_s_names(exported: Exported) -> None:
+    graphs = exported.graphs
+    assert set(graphs) == {"adapt.onnx", "predict.onnx"} | (
+        {"encode.onnx"} if exported.learner.encodes else set()
+    )
+
+    def names(file: str) -> tuple[list[str], list[str]]:
+        graph = graphs[file].graph
+        return [i.name for i in graph.input], [o.name for o in graph.output]
+
+    if exported.learner.encodes:
+        assert names("encode.onnx") == (["images"], ["features"])
+    inputs, state = names("adapt.onnx")
+    allowed = ["support", "labels", "mask", "class_mask", *(["inner_lr"] if exported.rates else [])]
+    assert set(inputs) == set(allowed)
+    assert all(name.startswith("state.") for name in state)
+    inputs, outputs = names("predict.onnx")
+    assert "query" in inputs
+    assert set(inputs) <= {"query", *state}
+    attention = {
+        "prototypical": ["task_attention"],
+        "mmnet": ["task_attention"],
+        "stanet": ["task_attention", "query_attention", "support_attention"],
+        "maml": [],
+    }[exported.name]
+    assert outputs == ["logits", *attention]
+
+
+def test_every_size_of_an_episode_is_free(exported: Exported) -> None:
+    """A number where a name should be would refuse other episodes, or recompile for each."""
+
+    def axes(graph: onnx.GraphProto, name: str) -> list[str | int]:
+        value = next(v for v in [*graph.input, *graph.output] if v.name == name)
+        return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+    graphs = exported.graphs
+    adapt, predict = graphs["adapt.onnx"].graph, graphs["predict.onnx"].graph
+    tasks, examples, *image = axes(adapt, "support")
+    assert axes(adapt, "labels") == axes(adapt, "mask") == [tasks, examples]
+    assert axes(adapt, "class_mask")[0] == tasks
+    assert all(isinstance(size, int) for size in image)
+    free = {tasks, examples, axes(adapt, "class_mask")[1], *axes(predict, "query")[:2]}
+    assert all(isinstance(size, str) for size in free)
+    assert len(free) == 4
+    if exported.rates:
+        assert isinstance(axes(adapt, "inner_lr")[0], str)
+    if exported.learner.encodes:
+        assert isinstance(axes(graphs["encode.onnx"].graph, "images")[0], str)
+
+
+def test_the_files_tell_nothing_of_the_machine_they_were_made_on(exported: Exported) -> None:
+    for name, data in exported.files.items():
+        for trace in (b".py", b"site-packages", b"/work", b"/home", b"/tmp", b"stack_trace"):
+            assert trace not in data, (name, trace)
+
+
+def test_the_files_stand_alone_and_are_sound(exported: Exported) -> None:
+    for model in exported.graphs.values():
+        onnx.checker.check_model(model)
+        assert {o.version for o in model.opset_import if not o.domain} == {OPSET}
+        assert all(t.data_location != onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
+
+
+def test_weights_that_differ_do_not_pass(exported: Exported) -> None:
+    assert compare(exported.learner, SHAPE, exported.files).largest < 1e-2
+    torch.manual_seed(0)
+    other = registry.build(exported.name, LEARNERS[exported.name]).eval()
+    with pytest.raises(ParityError, match="differ"):
+        compare(other, SHAPE, exported.files)
+
+
+def test_an_attention_or_a_shape_that_differs_does_not_pass(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = OnnxLearner.answer
+
+    def spoil(how: str) -> None:
+        def spoiled(self: OnnxLearner, *given: object) -> dict[str, np.ndarray]:
+            found = answer(self, *given)  # type: ignore[arg-type]
+            name = "task_attention" if "task_attention" in found else "logits"
+            values = found[name].copy()
+            if how == "shape":
+                found[name] = values[..., :1]
+            elif how == "nan":
+                values.flat[0] = np.nan
+                found[name] = values
+            else:
+                found[name] = values[..., ::-1].copy()
+            return found
+
+        monkeypatch.setattr(OnnxLearner, "answer", spoiled)
+
+    for how in ("shape", "nan", "order"):
+        spoil(how)
+        with pytest.raises(ParityError):
+            compare(exported.learner, SHAPE, exported.files)
