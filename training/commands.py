@@ -70,8 +70,11 @@ def train(
                 loaded, folder, device=pick_device(device), root=data, fresh=fresh, until=steps
             )
         except KeyboardInterrupt:
-            again = shlex.join(["fewshot", "train", recipe, "--out", str(folder)])
-            sys.stderr.write(f"fewshot: stopped and saved; go on with: {again}\n")
+            options = {"--out": folder, "--data": data, "--device": device}
+            given = [str(part) for pair in options.items() if pair[1] for part in pair]
+            again = shlex.join(["fewshot", "train", recipe, *given])
+            state = "and saved; go on" if (folder / "last.pt").exists() else "early; start again"
+            sys.stderr.write(f"fewshot: stopped {state} with: {again}\n")
             raise typer.Exit(INTERRUPTED) from None
         best = run.best
         Console().print(

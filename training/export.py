@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from models_zoo import registry
@@ -36,7 +37,11 @@ def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, float]]:
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise RecipeError(f"{run}: {' '.join(str(error).split())}") from None
     learner = registry.build(recipe.learner, recipe.config)
-    learner.load_state_dict(load(weights))
+    try:
+        learner.load_state_dict(load(weights))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RecipeError(f"{run / 'best.safetensors'}: not this run's weights: {reason}") from None
     return recipe, learner.eval(), {"seconds": last["seconds"], **last["best"]}
 
 

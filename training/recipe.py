@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +13,9 @@ from models_zoo import registry
 from models_zoo.cards import Adaptation, EntryId, InputSpec, Limits, Paper
 
 RECIPES = Path(__file__).parent / "recipes"
+
+Way = Annotated[int, Field(ge=2)]
+Shot = Annotated[int, Field(ge=1)]
 
 
 class RecipeError(Exception):
@@ -40,8 +43,8 @@ class EpisodeConfig(Section):
     """Episodes of one training step. Lists are mixed: one way and shot are drawn for each step."""
 
     tasks: int = Field(ge=1)
-    ways: tuple[int, ...] = Field(min_length=1)
-    shots: tuple[int, ...] = Field(min_length=1)
+    ways: tuple[Way, ...] = Field(min_length=1)
+    shots: tuple[Shot, ...] = Field(min_length=1)
     queries: int = Field(ge=1, description="per class")
     max_images: int | None = Field(
         None, description="Fewer tasks in a step whose way and shot would exceed this many images"
@@ -83,9 +86,9 @@ class OptimizerConfig(Section):
 class ValidationConfig(Section):
     every: int = Field(500, ge=1)
     tasks: int = Field(300, ge=1)
-    way: int = 5
-    shot: int = 1
-    queries: int = 15
+    way: Way = 5
+    shot: Shot = 1
+    queries: int = Field(15, ge=1)
     rotations: Literal["none", "classes"] = Field(
         "none",
         description='"classes": turned classes count as classes of their own, as in the test',

@@ -93,10 +93,14 @@ class Run:
 
     def resume(self) -> None:
         """Continue from `last.pt`. Raises `RecipeError` if it belongs to another recipe."""
-        kept = yaml.safe_load((self.out / "recipe.yaml").read_text(encoding="utf-8"))
+        try:
+            kept = yaml.safe_load((self.out / "recipe.yaml").read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            kept = None
         if kept != self.recipe.model_dump(mode="json"):
             raise RecipeError(
-                f"{self.out} holds a run of another recipe; use --fresh or another --out"
+                f"{self.out} holds a run of another recipe (see its recipe.yaml); "
+                "use --fresh or another --out"
             )
         state = checkpoint.load(self.out / "last.pt", self.device)
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
