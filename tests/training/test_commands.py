@@ -1,0 +1,322 @@
+"""`fewshot train`, `export` and `evaluate` on one's own folder of images, from end to end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import signal
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import Result
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from fewshot import app
+from models_zoo import cards
+from models_zoo.cards import ZooError, load_card, read_file, verify
+from models_zoo.episode import Support
+from models_zoo.weights import load_learner
+from tests.training.making import LEARNERS, SIDE, recipe, write_recipe
+from training import export, trainer
+from training.data.load import load_splits
+from training.data.sampler import EpisodeSampler
+from training.parity import OnnxLearner, ParityError
+from training.recipe import RecipeError
+
+ENTRY = "tiny-prototypical"
+
+
+def fewshot(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def made(made_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `mine.yaml`, a finished `run` of it and the `zoo` it was exported to."""
+    place = tmp_path_factory.mktemp("made-entry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSHOT_CACHE", str(made_folder.parent / "cache"))
+        source = write_recipe(place / "mine.yaml")
+        done = fewshot("train", source, "--out", place / "run", "--data", made_folder)
+        assert done.exit_code == 0, done.output
+        assert "Best validation accuracy" in done.stdout
+        done = fewshot("export", place / "run", "--zoo", place / "zoo")
+        assert done.exit_code == 0, done.output
+        assert "same answer in 100%" in " ".join(done.stdout.split())
+    return place
+
+
+def test_the_card_tells_the_facts_of_the_run(made: Path) -> None:
+    card = load_card(made / "zoo" / ENTRY)
+    best = json.loads((made / "run" / "best.json").read_text())
+    wanted = recipe()
+    assert card.learner == "prototypical"
+    assert card.family == "metric"
+    assert card.config == LEARNERS["prototypical"]
+    assert card.parameters == 9 * 8 * (1 + 3 * 8) + 4 * 2 * 8
+    assert card.limits == wanted.entry.limits
+    assert card.paper == wanted.entry.paper
+    assert card.input == wanted.data.input
+    assert (card.attention.layers, card.attention.task, card.attention.query) == (1, True, None)
+    assert card.training.steps == best["step"]
+    assert (card.training.dataset, card.training.split) == ("folder", "50/25/25")
+    assert not card.transductive
+    assert card.accuracy == ()
+    assert card.encodes
+
+
+def test_the_card_lists_every_file_as_it_is(made: Path) -> None:
+    folder = made / "zoo" / ENTRY
+    listed = load_card(folder).files
+    assert {path.name for path in folder.iterdir()} == {*listed, "card.json"}
+    for name, fact in listed.items():
+        data = (folder / name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (fact.bytes, fact.sha256)
+
+
+@torch.no_grad()
+def test_the_entry_answers_as_the_run_s_best_weights_in_both_runtimes(made: Path) -> None:
+    card = load_card(made / "zoo" / ENTRY)
+    verify(card, made / "zoo")
+    torch_learner, onnx_learner = (
+        load_learner(card, made / "zoo"),
+        OnnxLearner.of(card, made / "zoo"),
+    )
+    best = load_file(made / "run" / "best.safetensors")
+    loaded = torch_learner.state_dict()
+    assert best.keys() == loaded.keys()
+    assert all(torch.equal(best[key], loaded[key]) for key in best)
+    assert not torch_learner.training
+    support = torch.rand(2, 6, 1, SIDE, SIDE)
+    labels = torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)
+    episode = Support.of(support, labels), torch.rand(2, 3, 1, SIDE, SIDE)
+    a, b = torch_learner(*episode), onnx_learner(*episode)
+    assert torch.allclose(a.probabilities, b.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "encode.onnx", "adapt.onnx", "predict.onnx"])
+def test_one_changed_byte_and_the_entry_is_refused(made: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(made / "zoo", tmp_path / "zoo")
+    path = tmp_path / "zoo" / ENTRY / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    card = load_card(path.parent)
+    with pytest.raises(ZooError, match="sha256"):
+        read_file(card, name, tmp_path / "zoo")
+    use = OnnxLearner.of if name.endswith(".onnx") else load_learner
+    with pytest.raises(ZooError, match="sha256"):
+        use(card, tmp_path / "zoo")
+    assert_one_line(fewshot("models", "verify", ENTRY, "--zoo", tmp_path / "zoo"), ENTRY)
+
+
+@pytest.mark.parametrize("config", [{"channels": 2}, {"chanels": 1}, {"backbone": "conv4-16"}])
+def test_weights_that_do_not_fit_the_card_are_refused(made: Path, config: dict[str, Any]) -> None:
+    card = load_card(made / "zoo" / ENTRY)
+    other = card.model_copy(update={"config": card.config | config})
+    with pytest.raises(ZooError, match="does not fit") as told:
+        load_learner(other, made / "zoo")
+    assert "\n" not in str(told.value)
+
+
+def test_an_export_that_disagrees_writes_nothing(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs of the run, but weights that have changed since."""
+    run = tmp_path / "run"
+    shutil.copytree(made / "run", run)
+    graphs = {path.name: path.read_bytes() for path in (made / "zoo" / ENTRY).glob("*.onnx")}
+    weights = load_file(run / "best.safetensors")
+    save_file({key: value * 1.5 for key, value in weights.items()}, run / "best.safetensors")
+    monkeypatch.setattr(export, "to_onnx", lambda *_: graphs)
+    with pytest.raises(ParityError):
+        export.export(run, tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists()
+
+    shutil.copytree(made / "zoo", tmp_path / "zoo")
+    assert_one_line(fewshot("export", run, "--zoo", tmp_path / "zoo"), "differ")
+    verify(load_card(tmp_path / "zoo" / ENTRY), tmp_path / "zoo")
+
+
+def test_a_second_export_replaces_the_first(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(made / "zoo", tmp_path / "zoo")
+    folder = tmp_path / "zoo" / ENTRY
+    graphs = {path.name: path.read_bytes() for path in folder.glob("*.onnx")}
+    (folder / "stale.onnx").write_bytes(b"of a learner long gone")
+    monkeypatch.setattr(export, "to_onnx", lambda *_: graphs)
+    card, _ = export.export(made / "run", tmp_path / "zoo", version="2")
+    assert load_card(folder) == card
+    assert card.version == "2"
+    assert not (folder / "stale.onnx").exists()
+    verify(card, tmp_path / "zoo")
+
+
+def test_evaluate_measures_test_classes_and_records_the_row(
+    made: Path, made_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "zoo", tmp_path / "zoo")
+    protocol = ["--way", 3, "--shot", 2, "--queries", 3, "--tasks", 12, "--seed", 5]
+    where = ["--zoo", tmp_path / "zoo", "--data", made_data]
+    done = fewshot("evaluate", ENTRY, *protocol, *where, "--json", "--record")
+    assert done.exit_code == 0, done.output
+    row = json.loads(done.stdout)
+
+    card = load_card(tmp_path / "zoo" / ENTRY)
+    learner = load_learner(card, tmp_path / "zoo")
+    store = load_splits(recipe().data, made_data)["test"]
+    episode = EpisodeSampler(store, seed=5).sample(12, 3, 2, 3)
+    with torch.no_grad():
+        answers = learner(episode.support, episode.query).logits.argmax(-1)
+    rights = [
+        sum(int(a == t) for a, t in zip(x, y, strict=True)) / 9
+        for x, y in zip(answers.tolist(), episode.targets.tolist(), strict=True)
+    ]
+    assert row["mean"] == pytest.approx(statistics.mean(rights), abs=1e-5)
+    assert row["ci95"] == pytest.approx(1.96 * statistics.stdev(rights) / 12**0.5, abs=1e-5)
+    assert [a.model_dump(mode="json") for a in card.accuracy] == [row]
+    assert (row["way"], row["shot"], row["queries_per_class"], row["tasks"]) == (3, 2, 3, 12)
+    assert row["transductive"] is False
+
+    again = fewshot(*row["command"].split()[1:], *where, "--json")
+    assert json.loads(again.stdout) == row, "the row's command gives the row"
+    fewshot("evaluate", ENTRY, *protocol, *where, "--record")
+    fewshot("evaluate", ENTRY, "--way", 2, "--tasks", 3, "--queries", 3, *where, "--record")
+    rows = load_card(tmp_path / "zoo" / ENTRY).accuracy
+    assert [(a.way, a.shot) for a in rows] == [(2, 1), (3, 2)]
+
+
+def test_both_runtimes_measure_the_same(made: Path, made_data: Path) -> None:
+    options = ["--way", 4, "--tasks", 10, "--queries", 3, "--zoo", made / "zoo", "--json"]
+    rows = [
+        json.loads(
+            fewshot("evaluate", ENTRY, *options, "--data", made_data, "--runtime", runtime).stdout
+        )
+        for runtime in ("torch", "onnx")
+    ]
+    assert rows[0]["mean"] == pytest.approx(rows[1]["mean"], abs=0.02)
+    assert rows[0]["command"] != rows[1]["command"]
+
+
+def assert_one_line(result: Result, *parts: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("fewshot: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.output
+    for part in parts:
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1}, "learning_rate"),
+        ({"learner": "resnet"}, "known: maml"),
+        ({"config": {"chanels": 1}}, "chanels"),
+        ({"config": {"channels": 3}}, "channels"),
+        ({"data": {"dataset": "mnist"}}, "mnist"),
+        ({"data": {"split": "80/20"}}, "80/20"),
+        ({"data": {"split": "100/0/0"}}, "100/0/0"),
+        ({"episodes": {"ways": [40]}}, "40"),
+        ({"episodes": {"shots": [9]}}, "smallest class has 8"),
+        ({"validation": {"way": 6}}, "6-way"),
+        ({"validation": {"way": 1}}, "validation.way"),
+        ({"data": {"input": {"channels": 1, "height": 16, "width": 24, "fit": "pad"}}}, "square"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_and_exit_code_2(
+    changes: dict[str, Any], message: str, made_data: Path, tmp_path: Path
+) -> None:
+    content = recipe().model_dump(mode="json")
+    for section, value in changes.items():
+        merge = isinstance(value, dict) and section != "config"
+        content[section] = content[section] | value if merge else value
+    source = tmp_path / "mine.yaml"
+    source.write_text(yaml.safe_dump(content))
+    result = fewshot("train", source, "--out", tmp_path / "run", "--data", made_data)
+    assert_one_line(result, message)
+
+
+def test_missing_and_broken_things_are_one_line_and_exit_code_2(
+    made: Path, made_data: Path, tmp_path: Path
+) -> None:
+    source, out = made / "mine.yaml", tmp_path / "run"
+    empty = tmp_path / "empty"
+    (empty / "cat").mkdir(parents=True)
+    text = tmp_path / "text.txt"
+    text.write_text("text")
+    broken = tmp_path / "broken"
+    shutil.copytree(made_data, broken)
+    (broken / "class03" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    zoo = ["--zoo", made / "zoo"]
+    for arguments, message in [
+        (["train", "nothing-of-mine", "--out", out], "shipped: "),
+        (["train", tmp_path / "no.yaml", "--out", out], "no.yaml"),
+        (["train", source, "--out", out, "--data", tmp_path / "nowhere"], "nowhere"),
+        (["train", source, "--out", out, "--data", empty], "no images"),
+        (["train", source, "--out", out, "--data", text], "text.txt"),
+        (["train", source, "--out", out, "--data", broken], "class03/0.png"),
+        (["train", source, "--out", text, "--data", made_data], "text.txt"),
+        (["export", tmp_path / "nowhere", *zoo], "nowhere"),
+        (["export", empty, *zoo], "recipe.yaml"),
+        (["evaluate", "nothing", *zoo, "--data", made_data], "known: tiny-prototypical"),
+        (["evaluate", ENTRY, *zoo, "--way", 5, "--data", made_data], "at most 4"),
+        (["evaluate", ENTRY, *zoo, "--way", 4, "--shot", 9, "--data", made_data], "8"),
+        (["evaluate", ENTRY, *zoo, "--way", 2, "--data", tmp_path / "nowhere"], "nowhere"),
+    ]:
+        assert_one_line(fewshot(*arguments), message)
+    if not torch.cuda.is_available():
+        assert_one_line(fewshot("train", source, "--device", "cuda"), "CUDA")
+
+
+def test_damaged_run_folders_are_one_line_and_exit_code_2(
+    made: Path, made_data: Path, tmp_path: Path
+) -> None:
+    for name, data in [
+        ("last.pt", b"torn"),
+        ("recipe.yaml", b"learner: ["),
+        ("best.safetensors", b"torn"),
+    ]:
+        run = tmp_path / name / "run"
+        shutil.copytree(made / "run", run)
+        (run / name).write_bytes(data)
+        assert_one_line(fewshot("export", run, "--zoo", tmp_path / "zoo"), name)
+        if name != "best.safetensors":
+            again = fewshot("train", made / "mine.yaml", "--out", run, "--data", made_data)
+            assert_one_line(again, name)
+    with pytest.raises(RecipeError):
+        export.export(tmp_path / "recipe.yaml" / "run", tmp_path / "zoo")
+
+
+def test_ctrl_c_says_how_to_go_on_and_that_command_does(
+    made: Path, made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, drawn = trainer.draw_episode, []
+
+    def interrupting(*args: Any) -> Any:
+        drawn.append(1)
+        if len(drawn) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "draw_episode", interrupting)
+    out = tmp_path / "my run"
+    stopped = fewshot("train", made / "mine.yaml", "--out", out, "--data", made_data)
+    assert stopped.exit_code == 130
+    assert stopped.stderr.count("\n") == 1
+    command = stopped.stderr.partition("with: ")[2]
+    done = fewshot(*shlex.split(command)[1:])
+    assert done.exit_code == 0, done.output
+    assert len(drawn) == 12
+
+
+def test_the_shipped_zoo_is_the_default_place() -> None:
+    assert cards.ENTRIES.parts[-2:] == ("models_zoo", "entries")
