@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models_zoo import registry
-from models_zoo.episode import Prediction, Support
+from models_zoo.episode import Prediction, Support, TaskState
 from models_zoo.learner import Learner
 from tests.models_zoo.making import CONFIGS, MIXED, alone, images, make, support_of
 
@@ -106,6 +106,30 @@ def test_forward_is_encode_adapt_predict(name: str) -> None:
     single = learner.float()
     found = single(support.with_x(support.x.float()), query.float())
     assert torch.allclose(found.probabilities.double(), expected.probabilities, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n != "maml"])
+def test_low_precision_is_for_the_encoder_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, support = make(name).float(), mixed()
+    seen: dict[str, list[torch.dtype]] = {"encode": [], "predict": []}
+    encode, predict = learner.encode, learner.predict
+
+    def spy_encode(x: Tensor) -> Tensor:
+        seen["encode"].append(encode(x).dtype)
+        return encode(x)
+
+    def spy_predict(state: TaskState, query: Tensor) -> Prediction:
+        product = query.flatten(2) @ query.flatten(2).transpose(1, 2)
+        seen["predict"] += [query.dtype, product.dtype]
+        return predict(state, query)
+
+    monkeypatch.setattr(learner, "encode", spy_encode)
+    monkeypatch.setattr(learner, "predict", spy_predict)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = learner(support.with_x(support.x.float()), images(5, 4).float()).logits
+    assert set(seen["encode"]) == {torch.bfloat16}
+    assert set(seen["predict"]) == {torch.float32}
+    assert logits.dtype == torch.float32
 
 
 @every_learner

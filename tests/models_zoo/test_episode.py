@@ -20,11 +20,11 @@ def test_the_way_is_read_off_the_largest_label_in_use() -> None:
 
 
 def test_class_mask_and_one_hot_tell_who_is_there() -> None:
-    support = Support.of(IMAGES, LABELS, FIRST_TWO, way=4)
-    assert support.class_mask.tolist() == [[True, True, False, False], [True, False, True, False]]
+    support = Support.of(IMAGES, torch.tensor([[0, 1, 2], [2, 1, 0]]), FIRST_TWO, way=4)
+    assert support.class_mask.tolist() == [[True, True, False, False], [False, True, True, False]]
     assert support.one_hot().tolist() == [
         [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]],
-        [[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]],
+        [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]],
     ]
     assert support.one_hot(6).shape == (2, 3, 6)
     assert support.one_hot().dtype == IMAGES.dtype
