@@ -34,6 +34,8 @@ class Learner(nn.Module):
     attention_layers: int = 0
     #: Most classes the learner can tell apart; None = any number.
     max_way: int | None = None
+    #: The encoder's name for the card, where the configuration names none.
+    backbone_name: str = "conv4-64"
 
     def encode(self, images: Tensor) -> Tensor:
         """Images `[M, C, H, W]` in [0, 1] -> features `[M, ...]`."""

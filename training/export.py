@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -23,7 +23,7 @@ from training.parity import Difference, compare
 from training.recipe import RECIPES, Recipe, RecipeError, load_recipe
 
 
-def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, float]]:
+def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
     """A run's recipe, learner with the best weights, and record. Raises `RecipeError`."""
     try:
         content = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
@@ -42,7 +42,11 @@ def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, float]]:
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RecipeError(f"{run / 'best.safetensors'}: not this run's weights: {reason}") from None
-    return recipe, learner.eval(), {"seconds": last["seconds"], **last["best"]}
+    return (
+        recipe,
+        learner.eval(),
+        {**last["best"], **{key: last[key] for key in ("seconds", "hardware")}},
+    )
 
 
 def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, Difference]:
@@ -73,7 +77,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         learner=recipe.learner,
         family=family,
         paper=recipe.entry.paper,
-        backbone=str(recipe.config.get("backbone", "conv4-64")),
+        backbone=str(recipe.config.get("backbone", learner.backbone_name)),
         parameters=sum(p.numel() for p in learner.parameters()),
         config=recipe.config,
         input=spec,
@@ -88,9 +92,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
             steps=int(record["step"]),
             seed=recipe.seed,
             minutes=round(record["seconds"] / 60, 1),
-            hardware=f"{platform.machine()}, {torch.get_num_threads()} CPU threads"
-            if not torch.cuda.is_available()
-            else torch.cuda.get_device_name(),
+            hardware=record["hardware"],
         ),
         license="MIT",
         files={name: describe_file(folder / name) for name in files},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import signal
 import threading
 import time
@@ -82,6 +83,7 @@ class Run:
             {
                 "step": self.step,
                 "seconds": self.seconds,
+                "hardware": hardware(self.device),
                 "best": self.best,
                 "learner": self.learner.state_dict(),
                 "objective": self.objective.state_dict(),
@@ -157,6 +159,13 @@ def rehearse(run: Run) -> None:
     run.learner.eval()
     with torch.no_grad():
         run.objective(run.learner, Episode(support, blank, labels, labels * 0, labels * 0))
+
+
+def hardware(device: torch.device) -> str:
+    """What a run was trained on, for its card."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.machine()}, {torch.get_num_threads()} CPU threads"
 
 
 def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -12,9 +12,9 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 def keep_memory() -> bool:
     """Stop glibc from handing large blocks back after every step.
 
-     A training step allocates and frees the same tens of megabytes again and again. By default each
-     such block is mapped and unmapped, and the page faults cost more than the arithmetic
-    . Returns whether it was done (Linux glibc).
+    A training step allocates and frees the same tens of megabytes again and again. By default each
+    such block is mapped and unmapped, and the page faults cost more than the arithmetic. Returns
+    whether it was done (Linux glibc).
     """
     if not sys.platform.startswith("linux"):
         return False

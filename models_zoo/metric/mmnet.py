@@ -90,6 +90,7 @@ class MMNet(Learner):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / math.sqrt(self.dim))))
         self.slots, self.hidden, self.normalize = slots, hidden, normalize
         self.attention_layers = 1
+        self.backbone_name = f"conv4-{hidden}"
 
     def encode(self, images: Tensor) -> Tensor:
         """The three blocks that f and g share: `[M, hidden, H/8, W/8]`."""

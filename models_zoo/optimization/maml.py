@@ -97,6 +97,7 @@ class MAML(Learner):
     ) -> None:
         super().__init__()
         self.max_way = max_way
+        self.backbone_name = f"conv4-{hidden}, stride 2, no pooling"
         self.steps, self.inner_lr, self.first_order = steps, inner_lr, first_order
         self.sizes = [image_size]
         weights = {}

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from click.testing import Result
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from fewshot import app
 from models_zoo import cards
