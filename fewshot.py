@@ -97,6 +97,11 @@ Data = Annotated[
 ]
 
 
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch Omniglot or CIFAR-100 first if it is absent.")
+]
+
+
 class Rotations(StrEnum):
     """Whether turned classes count as classes of their own."""
 
@@ -117,6 +122,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<id>.")] = None,
     data: Data = None,
     device: Where = None,
+    download: Download = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; forget what is there.")
     ] = False,
@@ -127,7 +133,7 @@ def train(
     Example: fewshot train prototypical-omniglot
     """
     body = training()
-    body.train(recipe, out, data, device and device.value, fresh, until)
+    body.train(recipe, out, data, device and device.value, fresh, until, download)
 
 
 @app.command()
@@ -147,6 +153,7 @@ def evaluate(
     data: Data = None,
     zoo: Zoo = None,
     device: Where = None,
+    download: Download = False,
     record: Annotated[bool, typer.Option("--record", help="Write the result on the card.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -166,6 +173,7 @@ def evaluate(
         data=data,
         zoo=zoo,
         device=device and device.value,
+        download=download,
         record=record,
         as_json=as_json,
     )

@@ -58,6 +58,7 @@ def train(
     device: str | None,
     fresh: bool,
     steps: int | None,
+    download: bool = False,
 ) -> None:
     """Train a recipe, or go on with it."""
     from training import trainer
@@ -67,7 +68,13 @@ def train(
         folder = out or Path("runs") / loaded.id
         try:
             run = trainer.train(
-                loaded, folder, device=pick_device(device), root=data, fresh=fresh, until=steps
+                loaded,
+                folder,
+                device=pick_device(device),
+                root=data,
+                download=download,
+                fresh=fresh,
+                until=steps,
             )
         except KeyboardInterrupt:
             options = {"--out": folder, "--data": data, "--device": device}
@@ -117,6 +124,7 @@ def evaluate_entry(
     data: Path | None,
     zoo: Path | None,
     device: str | None,
+    download: bool,
     record: bool,
     as_json: bool,
 ) -> None:
@@ -130,7 +138,7 @@ def evaluate_entry(
         learner: Learner = (
             load_learner(card, root).to(place) if runtime == "torch" else OnnxLearner.of(card, root)
         )
-        store = load_test(card.training.dataset, card.training.split, card.input, data)
+        store = load_test(card.training.dataset, card.training.split, card.input, data, download)
         sampler = EpisodeSampler(store, rotations=rotations, device=place, seed=seed)
         batch = max(1, BATCH_IMAGES // (way * (shot + queries)))
         with Progress(disable=as_json, transient=True) as progress:

@@ -198,6 +198,7 @@ def train(
     *,
     device: str = "cpu",
     root: Path | None = None,
+    download: bool = False,
     fresh: bool = False,
     until: int | None = None,
     quiet: bool = False,
@@ -209,7 +210,7 @@ def train(
     Raises `RecipeError`, `DataError`, `CheckpointError`.
     """
     keep_memory()
-    stores = load_splits(recipe.data, root)
+    stores = load_splits(recipe.data, root, download)
     place = torch.device(device)
     with fitting(recipe):
         run = Run(recipe, out, stores, place)

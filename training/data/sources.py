@@ -83,7 +83,7 @@ def locate(source: Source, root: Path | None = None, download: bool = False) -> 
         if files := source.find(roots[0]):
             return files
         raise DataError(f"{source.name}: the download left no {source.wanted} in {roots[0]}")
-    advice = "or ask for a download" if source.download else "(they are not free to download)"
+    advice = "or let --download fetch it" if source.download else "(they are not free to download)"
     raise DataError(
         f"{source.name}: no data in {looked}; put {source.wanted} there, "
         f"or name their folder with FEWSHOT_DATA {advice}"
