@@ -102,9 +102,14 @@ def test_the_graphs_answer_as_pytorch_does(exported: Exported, name: str) -> Non
 
 @torch.no_grad()
 def test_the_number_of_gradient_steps_is_an_input(exported: Exported) -> None:
-    if not exported.rates:
-        pytest.skip("no gradient steps")
+    """And of no concern to learners that take none."""
     support, query = episode("unequal shots")
+    if not exported.rates:
+        encoded = support.with_x(exported.learner.encode_batch(support.x))
+        plain = exported.learner.adapt(encoded)
+        told = exported.learner.adapt(encoded, torch.tensor([0.5, 0.5]))
+        assert all(torch.equal(plain[name], told[name]) for name in plain)
+        return
     answers = []
     for rates in ((0.3,), (0.5, 0.1, 0.2), (0.2,) * 5):
         state = exported.learner.adapt(support, torch.tensor(rates))

@@ -17,6 +17,7 @@ from training import trainer
 from training.data.load import load_splits
 from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import PackedStore
+from training.evaluate import Score
 from training.objectives import build_objective
 from training.recipe import EpisodeConfig, ObjectiveConfig, RecipeError
 from training.trainer import draw_episode, train
@@ -98,6 +99,23 @@ def test_the_best_weights_have_the_accuracy_they_claim(made_data: Path, tmp_path
     best = dict(run.best)
     run.learner.load_state_dict(load_file(tmp_path / "best.safetensors"))
     assert run.validate() == best["accuracy"]
+
+
+def test_the_best_weights_are_of_the_best_validation_not_the_last(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies, weights = [0.5, 0.9, 0.7], []
+
+    def scripted(learner: torch.nn.Module, *_: Any, **__: Any) -> Score:
+        weights.append({k: v.clone() for k, v in learner.state_dict().items()})
+        return Score(accuracies[len(weights) - 1], 0.01, 10)
+
+    monkeypatch.setattr(trainer, "evaluate", scripted)
+    run = train(recipe(), tmp_path, root=made_data, quiet=True)
+    assert run.best == {"accuracy": 0.9, "ci95": 0.01, "step": 8}
+    kept = load_file(tmp_path / "best.safetensors")
+    assert all(torch.equal(kept[key], weights[1][key]) for key in kept)
+    assert not all(torch.equal(kept[key], weights[2][key]) for key in kept)
 
 
 def test_validation_is_of_validation_classes_at_the_recipe_s_steps(
