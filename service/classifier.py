@@ -19,6 +19,7 @@ from service.archives import ArchiveLimits
 from service.engine.admission import Admission
 from service.engine.engine import Engine
 from service.engine.episode import Answer, Episode
+from service.engine.events import Events
 from service.engine.models import Models
 from service.engine.runtime import Runtime
 from service.images import ImageLimits, Picture, Upload, decode
@@ -45,8 +46,11 @@ class Outcome:
 class Classifier:
     """Owns the parts that a request passes through. `start` before use, `close` after."""
 
-    def __init__(self, settings: Settings, models: Models | None = None) -> None:
+    def __init__(
+        self, settings: Settings, models: Models | None = None, events: Events | None = None
+    ) -> None:
         self.settings = settings
+        self.events = events or Events()
         self.models = models or Models(settings.zoo, self._load)
         self.engine = Engine(self.models)
         self.admission = Admission(settings.queue_images, settings.request_timeout_s)
