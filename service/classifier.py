@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ from service.engine.models import Models
 from service.engine.runtime import Runtime
 from service.images import ImageLimits, Picture, Upload, decode
 from service.settings import Settings
+from service.stored import StoredSupport
 from service.tasks import Ask, check_limits, classes_of, learning_rates
 
 P = ParamSpec("P")
@@ -41,6 +42,15 @@ class Outcome:
     queries: list[Picture]
     answer: Answer
     decode_seconds: float
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What was asked, checked: `labels` one per example, `rates` one per adaptation step."""
+
+    card: Card
+    labels: list[str]
+    rates: tuple[float, ...] | None
 
 
 class Classifier:
@@ -76,27 +86,69 @@ class Classifier:
         Cancelling drops what has not started. Raises the `Problem`s of `tasks`, `images` and
         `engine`. Servers call it under a permit of `admission`.
         """
-        card = self.models.card(ask.model)
-        check_limits(ask, card)
-        rates = learning_rates(ask, card)
-        start = time.perf_counter()
-        uploads = [*(example.upload for example in ask.support), *ask.queries]
-        pictures = await self._decode(uploads, card, keep)
-        decode_seconds = time.perf_counter() - start
-        classes = classes_of(ask.support)
         labels = [example.label for example in ask.support]
-        support, queries = pictures[: len(labels)], pictures[len(labels) :]
+        task = self._task(ask.model, labels, len(ask.queries), ask.steps, ask.inner_lr)
+        support = [example.upload for example in ask.support]
+        return await self._run(task, support, ask.queries, attention, keep)
+
+    async def classify_stored(
+        self,
+        model: str,
+        stored: StoredSupport,
+        queries: Sequence[Upload],
+        steps: int | None = None,
+        inner_lr: float | None = None,
+        attention: bool = False,
+        keep: bool = False,
+    ) -> Outcome:
+        """The same of a registered support set: the answer is that of sending its images.
+
+        Raises as `classify`, and `SetChanged` where an example was deleted meanwhile.
+        """
+        task = self._task(model, stored.labels, len(queries), steps, inner_lr)
+        start = time.perf_counter()
+        support = await self.off_loop(stored.load, range(len(stored.labels)))
+        load_seconds = time.perf_counter() - start
+        outcome = await self._run(task, support, queries, attention, keep)
+        return replace(outcome, decode_seconds=outcome.decode_seconds + load_seconds)
+
+    def _task(
+        self,
+        model: str,
+        labels: Sequence[str],
+        queries: int,
+        steps: int | None,
+        inner_lr: float | None,
+    ) -> _Task:
+        """What can be told before any image is read. Raises the `Problem`s of `tasks`."""
+        card = self.models.card(model)
+        check_limits(labels, queries, card)
+        return _Task(card, list(labels), learning_rates(steps, inner_lr, card))
+
+    async def _run(
+        self,
+        task: _Task,
+        support: Sequence[Upload],
+        queries: Sequence[Upload],
+        attention: bool,
+        keep: bool,
+    ) -> Outcome:
+        start = time.perf_counter()
+        pictures = await self._decode([*support, *queries], task.card, keep)
+        decode_seconds = time.perf_counter() - start
+        classes = classes_of(task.labels)
+        examples, asked = pictures[: len(support)], pictures[len(support) :]
         episode = Episode(
-            model=card.id,
-            support=np.stack([picture.pixels for picture in support]),
-            labels=np.array([classes.index(label) for label in labels], np.int64),
+            model=task.card.id,
+            support=np.stack([picture.pixels for picture in examples]),
+            labels=np.array([classes.index(label) for label in task.labels], np.int64),
             way=len(classes),
-            query=np.stack([picture.pixels for picture in queries]),
-            inner_lr=rates,
+            query=np.stack([picture.pixels for picture in asked]),
+            inner_lr=task.rates,
             attention=attention,
         )
         answer = await self.engine.submit(episode)
-        return Outcome(card, classes, labels, support, queries, answer, decode_seconds)
+        return Outcome(task.card, classes, task.labels, examples, asked, answer, decode_seconds)
 
     def _load(self, card: Card, root: Path) -> Runtime:
         # Imported on first use: the service answers /readyz before ONNX Runtime is in memory.

@@ -186,6 +186,13 @@ class ArchiveTooLarge(Problem):
     status, type, title = 422, "archive-too-large", "The archive unpacks to too much"
 
 
+# Stored support sets
+
+
+class SetChanged(Problem):
+    status, type, title = 409, "set-changed", "The support set was changed meanwhile"
+
+
 # The service
 
 

@@ -75,20 +75,20 @@ def clean_label(label: str, index: int, max_length: int) -> str:
     return label
 
 
-def classes_of(support: Sequence[Example]) -> list[str]:
+def classes_of(labels: Sequence[str]) -> list[str]:
     """The classes, in the order in which their labels first appear."""
-    return list(dict.fromkeys(example.label for example in support))
+    return list(dict.fromkeys(labels))
 
 
-def check_limits(ask: Ask, card: Card) -> None:
-    """Raise the problem of an episode that the model does not take."""
-    if not ask.support:
+def check_limits(labels: Sequence[str], queries: int, card: Card) -> None:
+    """Raise the problem of an episode that the model does not take. `labels`: one per example."""
+    if not labels:
         raise NoSupport("send support images with labels, or a support archive")
-    if not ask.queries:
+    if not queries:
         raise NoQuery("send at least one query image")
-    limits, shots = card.limits, Counter(example.label for example in ask.support)
+    limits, shots = card.limits, Counter(labels)
     if len(shots) < 2:
-        raise OneClass(f"all {len(ask.support)} support images are of class {next(iter(shots))!r}")
+        raise OneClass(f"all {len(labels)} support images are of class {next(iter(shots))!r}")
     if len(shots) > limits.max_way:
         raise TooManyClasses(
             f"{len(shots)} classes; {card.id} takes at most {limits.max_way}",
@@ -104,8 +104,8 @@ def check_limits(ask: Ask, card: Card) -> None:
             max_shot=limits.max_shot,
         )
     for kind, count, most in (
-        ("support", len(ask.support), limits.max_support),
-        ("query", len(ask.queries), limits.max_query),
+        ("support", len(labels), limits.max_support),
+        ("query", queries, limits.max_query),
     ):
         if count > most:
             raise TooManyImages(
@@ -113,18 +113,20 @@ def check_limits(ask: Ask, card: Card) -> None:
             )
 
 
-def learning_rates(ask: Ask, card: Card) -> tuple[float, ...] | None:
+def learning_rates(
+    steps: int | None, inner_lr: float | None, card: Card
+) -> tuple[float, ...] | None:
     """One learning rate per adaptation step, or None for a learner without such steps.
 
     Raises `NoAdaptation` or `AdaptationRange`.
     """
     spec = card.adaptation
     if spec is None:
-        if ask.steps is not None or ask.inner_lr is not None:
+        if steps is not None or inner_lr is not None:
             raise NoAdaptation(f"{card.id} adapts without gradient steps: omit steps and inner_lr")
         return None
-    steps = spec.steps if ask.steps is None else ask.steps
-    rate = spec.inner_lr if ask.inner_lr is None else ask.inner_lr
+    steps = spec.steps if steps is None else steps
+    rate = spec.inner_lr if inner_lr is None else inner_lr
     if not 0 <= steps <= spec.max_steps:
         raise AdaptationRange(f"steps is {steps}; {card.id} takes 0 to {spec.max_steps}")
     if not 0 < rate <= spec.max_inner_lr:  # refuses NaN, too
