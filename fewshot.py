@@ -37,24 +37,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 # --- serving ---------------------------------------------------------------------------------
 
 
-@app.command()
-def serve(
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port; 0 picks a free one. Default: 8000.")
-    ] = None,
-    zoo: Zoo = None,
-    device: Where = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads of one model run. Default: all cores.")
-    ] = None,
-) -> None:
-    """Serve the zoo over HTTP. Every setting is also an environment variable FEWSHOT_<NAME>."""
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def serve(context: typer.Context) -> None:
+    """Serve the zoo over HTTP; `fewshot serve --help` lists the settings, which are its flags."""
     from service.commands.serve import run
 
-    run(host=host, port=port, zoo=zoo, device=device and device.value, threads=threads)
+    run(context.args)
 
 
 @app.command()

@@ -7,12 +7,15 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from service import faults, openapi
-from service.api import health, models, pages, predictions
+from service.api import health, metrics, models, pages, predictions
 from service.classifier import Classifier
+from service.metrics import Metrics
 from service.middleware import BodyLimit, SecurityHeaders
+from service.observe import Observe
 from service.settings import Settings
 
 DESCRIPTION = """\
@@ -23,10 +26,33 @@ Faults are answered as problem documents (RFC 9457, `application/problem+json`) 
 stable; where a file is at fault, `file` names its field, position and name.
 """
 
+#: What pages of `cors_origins` may send, and read of an answer.
+ALLOWED_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "Inference-Header-Content-Length",
+    "X-Request-Id",
+    "X-Request-Timeout",
+)
+EXPOSED_HEADERS = (
+    "ETag",
+    "Inference-Header-Content-Length",
+    "Location",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "X-Request-Id",
+)
+
 
 def create_app(settings: Settings, classifier: Classifier | None = None) -> FastAPI:
     """The service over a classifier, which it starts and closes; by default one of the settings."""
-    classifier = classifier or Classifier(settings)
+    if classifier is None:
+        classifier = Classifier(settings, events=Metrics(gpu=settings.device != "cpu"))
+    events = classifier.events
+    counts = events if isinstance(events, Metrics) else Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -51,14 +77,25 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
         },
     )
     app.state.classifier = classifier
-    for noun in (pages, models, predictions, health):
+    app.state.metrics = counts
+    for noun in (pages, models, predictions, health, metrics):
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=pages.WEB), name="static")
     faults.install(app)
     openapi.install(app, list(classifier.models.cards))
     # The last added is the outermost.
-    app.add_middleware(BodyLimit, limit=settings.max_body)
+    app.add_middleware(BodyLimit, limit=settings.max_body, seconds=settings.body_timeout_s)
     app.add_middleware(SecurityHeaders)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_credentials,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=ALLOWED_HEADERS,
+            expose_headers=EXPOSED_HEADERS,
+        )
+    app.add_middleware(Observe, metrics=counts)
     return app
 
 

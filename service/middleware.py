@@ -10,7 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import MEDIA_TYPE, BodyTooLarge, Problem
+from service.logs import request_id
+from service.problems import MEDIA_TYPE, BodyTooLarge, BodyTooSlow, Problem
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,12 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    # For browsers that know no frame-ancestors.
+    "X-Frame-Options": "DENY",
+    "X-Permitted-Cross-Domain-Policies": "none",
 }
+#: Answers about somebody's images, which no cache should keep.
+_PRIVATE = ("/v1/", "/v2/")
 #: How much of a refused body is read and thrown away, so that the client gets to its answer.
 _DRAIN_BYTES, _DRAIN_SECONDS = 256 << 20, 10.0
 
@@ -45,6 +51,8 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if scope["path"].startswith(_PRIVATE):
+                    headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         try:
@@ -58,10 +66,11 @@ class SecurityHeaders:
 
 
 class BodyLimit:
-    """Answers 413 to a body above `limit` bytes, whether its length was announced or not."""
+    """Answers 413 to a body above `limit` bytes, whether its length was announced or not, and 408
+    to one that has not arrived after `seconds`."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
+    def __init__(self, app: ASGIApp, limit: int, seconds: float = 60.0) -> None:
+        self._app, self._limit, self._seconds = app, limit, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,47 +78,65 @@ class BodyLimit:
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limit:
             return await self._refuse(scope, receive, send)
-        seen, over, started = 0, False, False
+        seen, complete, started = 0, False, False
+        fault: Problem | None = None
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + self._seconds
 
         async def counted() -> Message:
-            nonlocal seen, over
-            message = await receive()
+            nonlocal seen, complete, fault
+            if complete:  # what is awaited now is the client's leaving
+                return await receive()
+            try:
+                async with asyncio.timeout_at(give_up):
+                    message = await receive()
+            except TimeoutError:
+                fault = BodyTooSlow(
+                    f"the body did not arrive within {self._seconds:g} s",
+                    headers={"Connection": "close"},
+                )
+                raise _Refused from None
+            complete = not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self._limit:
-                over = True
-                raise _Over
+                fault = self._too_large()
+                raise _Refused
             return message
 
         async def unless_over(message: Message) -> None:
             nonlocal started
-            if over and not started:
+            if fault is not None and not started:
                 return  # the app's own idea of the interrupted body
             started = True
             await send(message)
 
         try:
             await self._app(scope, counted, unless_over)
-        except _Over:
+        except _Refused:
             if started:
                 raise
-        if over and not started:
+        if isinstance(fault, BodyTooLarge) and not started:
             await self._refuse(scope, receive, send)
+        elif fault is not None and not started:
+            await problem_response(fault)(scope, receive, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, then let the rest of the body run out: a client that is cut off while it still
-        sends may never read the answer."""
-        problem = BodyTooLarge(
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
             f"the body exceeds {self._limit} bytes",
             headers={"Connection": "close"},
             limit=self._limit,
         )
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, then let the rest of the body run out: a client that is cut off while it still
+        sends may never read the answer."""
 
         async def keep_open(message: Message) -> None:
             if message["type"] == "http.response.body":
                 message = {**message, "more_body": True}
             await send(message)
 
-        await problem_response(problem)(scope, receive, keep_open)
+        await problem_response(self._too_large())(scope, receive, keep_open)
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await _drain(receive)
@@ -118,8 +145,8 @@ class BodyLimit:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class _Over(Exception):
-    """The body went over its limit."""
+class _Refused(Exception):
+    """The body is too large or too slow."""
 
 
 async def _drain(receive: Callable[[], Awaitable[Message]]) -> None:
@@ -133,6 +160,8 @@ async def _drain(receive: Callable[[], Awaitable[Message]]) -> None:
 
 def problem_response(problem: Problem) -> JSONResponse:
     document = problem.document()
+    if (identity := request_id.get()) is not None:
+        document["request_id"] = identity
     status = document["status"]
     assert isinstance(status, int)
     return JSONResponse(document, status, problem.headers, MEDIA_TYPE)

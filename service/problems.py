@@ -100,6 +100,10 @@ class BodyTooLarge(Problem):
     status, type, title = 413, "body-too-large", "The request body is too large"
 
 
+class BodyTooSlow(Problem):
+    status, type, title = 408, "body-too-slow", "The request body did not arrive in time"
+
+
 class AnswerTooLarge(Problem):
     status, type, title = 422, "answer-too-large", "The answer would be too large"
 

@@ -136,3 +136,6 @@ class ProblemDocument(BaseModel):
     status: int = Field(examples=[422])
     detail: str = Field(examples=["support_images[2] (cat.jpg) is truncated or damaged"])
     file: ProblemFile | None = None
+    request_id: str | None = Field(
+        None, description="As in the answer's X-Request-Id; the server's log has it too."
+    )

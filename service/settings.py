@@ -1,22 +1,52 @@
-"""Settings: every knob of the service, read from the environment as `FEWSHOT_<NAME>`."""
+"""Settings: every knob of the service.
+
+Read from the flags of `fewshot serve`, else from the environment as `FEWSHOT_<NAME>`, else from a
+file `.env` in the working directory, else the default. The flags and docs/settings.md are made
+from this class, so a setting is written once.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models_zoo.cards import ENTRIES
 
 MB = 1 << 20
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
+
+
+def _split(value: object) -> object:
+    """`a, b` -> (a, b): lists in the environment and on the command line."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value != "*" and not _ORIGIN.fullmatch(value):
+            raise ValueError(f"{value!r} is no origin; one looks like https://shop.example:8443")
+    return values
+
+
+def _endpoint(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^\s@]+", value):
+        raise ValueError("an http:// or https:// address without user and password is wanted")
+    return value.rstrip("/")
 
 
 class Settings(BaseSettings):
     """Each field says when to change it. Values outside the bounds are refused at start."""
 
-    model_config = SettingsConfigDict(env_prefix="FEWSHOT_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="FEWSHOT_", env_file=".env", frozen=True, extra="ignore", validate_default=True
+    )
 
     host: str = Field(
         "127.0.0.1",
@@ -156,6 +186,66 @@ class Settings(BaseSettings):
         "info", description="How much is logged. `warning` drops the line per request."
     )
 
+    # Operations
+
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share the port; one that dies is started again. Raise it "
+        "where parsing and decoding, which one process does on one core, are the bottleneck. Each "
+        "loads its own models and has its own queue of `queue_images`, so memory and the longest "
+        "queue multiply; set `threads` to the cores divided by the workers. On a GPU leave it at "
+        "1: batches across requests form within a process.",
+    )
+    body_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Longest that a request's body may take to arrive; then 408. Raise it for "
+        "large uploads over slow lines; lower it where no proxy in front buffers bodies, since "
+        "each slow one holds a connection.",
+    )
+    max_tensor_values: int = Field(
+        4_000_000,
+        ge=1000,
+        le=1_000_000_000,
+        description="Most numbers in one answer of the inference protocol (`/v2`), and most "
+        "values in its inputs. Raise it for large batches over the binary extension, where a "
+        "number is four bytes; as JSON it is about ten, and several times that in memory.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="How a log line looks. Set `json`, one object a line with time, level, "
+        "message and request id, where a log collector reads it; `text` is for people.",
+    )
+    cors_origins: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_origins)
+    ] = Field(
+        (),
+        description="Origins, separated by commas, whose web pages may call the service from a "
+        "browser; none by default. Name each (`https://shop.example`); `*` allows every page, "
+        "which is for public demonstrations only.",
+    )
+    cors_credentials: bool = Field(
+        False,
+        description="Let pages of `cors_origins` send cookies and stored HTTP credentials. Set it "
+        "only where a proxy in front signs users in by cookie; refused together with `*`.",
+    )
+    otlp_endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
+        "",
+        description="Address of an OpenTelemetry collector that takes OTLP over HTTP, such as "
+        "`http://localhost:4318`; traces of requests and their stages go there. Empty, and with "
+        "OTEL_EXPORTER_OTLP_ENDPOINT unset too, there is no tracing and none of it is imported. "
+        "Needs the `otel` extra.",
+    )
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if self.cors_credentials and "*" in self.cors_origins:
+            raise ValueError("cors_origins '*' together with cors_credentials is unsafe")
+        return self
+
     @property
     def max_body(self) -> int:
         """Bytes."""
@@ -169,3 +259,17 @@ class Settings(BaseSettings):
     @property
     def max_pixels(self) -> int:
         return int(self.max_image_megapixels * 1_000_000)
+
+
+def from_arguments(arguments: Sequence[str]) -> Settings:
+    """The settings under flags such as `--max-body-mb 8`; `--help` prints them all and exits.
+
+    Raises `ValidationError`, or `SettingsError` for a flag that there is not.
+    """
+    return Settings(
+        _cli_parse_args=list(arguments),
+        _cli_prog_name="fewshot serve",
+        _cli_kebab_case=True,
+        _cli_implicit_flags=True,
+        _cli_exit_on_error=False,
+    )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from models_zoo.cards import ZooError
 from service.problems import ModelUnavailable, Problem
@@ -27,7 +28,11 @@ def user_errors() -> Iterator[None]:
         fail(error.detail)
     except ValidationError as error:
         fault = error.errors()[0]
-        fail(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}")
+        where = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        fail(f"{where}: {message}" if where else message)
+    except SettingsError as error:
+        fail(str(error).removeprefix("error parsing CLI: "))
     except (ZooError, OSError) as error:
         fail(str(error))
 

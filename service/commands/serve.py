@@ -2,49 +2,89 @@
 
 from __future__ import annotations
 
-import logging
+import logging.config
 import os
 import shlex
 import socket
 import sys
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
+from models_zoo.cards import CARD_NAME
+from service import logs
 from service.app import create_app
-from service.classifier import Classifier
 from service.commands.errors import fail, user_errors
-from service.settings import Settings
+from service.commands.supervisor import Supervisor
+from service.metrics import MULTIPROCESS
+from service.settings import Settings, from_arguments
 
 SAMPLES = Path(__file__).parents[2] / "samples"
-_BACKLOG = 512
-_LOG_FORMAT = "%(levelname)s:     %(name)s: %(message)s"
+_BACKLOG = 2048
+#: A worker may be busy importing and loading on a loaded machine; killing it would not help.
+_HUNG_SECONDS = 60
 
 
-def run(**chosen: object) -> None:
-    """Serve until told to stop. Options left at None come from the environment or the defaults."""
+@dataclass(frozen=True)
+class Application:
+    """Makes the application; workers, which are started as fresh processes, are sent this."""
+
+    settings: Settings
+
+    def __call__(self) -> FastAPI:
+        return create_app(self.settings)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Serve until told to stop. What the flags leave out is as `Settings` says."""
     with user_errors():
-        settings = Settings(**{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
+        settings = from_arguments(arguments)
         if not settings.zoo.is_dir():
             fail(f"{settings.zoo} is not a folder; --zoo wants a folder of zoo entries")
         if settings.device == "cuda":
             _require_cuda()
-        logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
+        logging.config.dictConfig(logs.configuration(settings))
         listener = _listen(settings)
-        classifier = Classifier(settings)
-    app = create_app(settings, classifier)
+        application = Application(settings)
+        app = application() if settings.workers == 1 else None
     config = uvicorn.Config(
-        app,
+        app or application,
+        factory=app is None,
+        log_config=logs.configuration(settings),
         log_level=settings.log_level,
+        access_log=False,  # `observe` writes the lines
         server_header=False,
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=settings.shutdown_s,
+        timeout_worker_healthcheck=_HUNG_SECONDS,
+        workers=settings.workers,
     )
     host, port = listener.getsockname()[:2]
-    sys.stdout.write(welcome(host, port, list(classifier.models.cards)))
+    models = sorted(path.parent.name for path in settings.zoo.glob(f"*/{CARD_NAME}"))
+    sys.stdout.write(welcome(host, port, models))
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # uvicorn has shut down by now and passes the signal on
-        uvicorn.Server(config).run(sockets=[listener])
+        if app is not None:
+            uvicorn.Server(config).run(sockets=[listener])
+        else:
+            with _shared_metrics():
+                Supervisor(config, [listener]).run()
+
+
+@contextmanager
+def _shared_metrics() -> Iterator[None]:
+    """A folder through which the workers started under it add up their metrics."""
+    with tempfile.TemporaryDirectory(prefix="fewshot-metrics-") as folder:
+        os.environ[MULTIPROCESS] = folder
+        try:
+            yield
+        finally:
+            del os.environ[MULTIPROCESS]
 
 
 def welcome(host: str, port: int, models: list[str], samples: Path = SAMPLES) -> str:

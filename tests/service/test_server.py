@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,38 +13,14 @@ import httpx
 import pytest
 
 from tests.service.asking import assert_problem
-
-ROOT = Path(__file__).parents[2]
+from tests.service.process import ROOT, serving
 
 
 @pytest.fixture(scope="module")
 def server(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The printed welcome and the base address."""
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, str(ROOT / "fewshot.py"), "serve", "--zoo", str(zoo), "--port", "0"]
-    environment = os.environ | {"FEWSHOT_MAX_BODY_MB": "1", "FEWSHOT_THREADS": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen(command, cwd="/", env=environment, stdout=output, stderr=output)
-        try:
-            yield _wait(process, log)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) in (0, -signal.SIGTERM)
-    assert "Traceback" not in log.read_text()
-
-
-def _wait(process: subprocess.Popen[bytes], log: Path) -> tuple[str, str]:
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up and process.poll() is None:
-        text = log.read_text()
-        if found := re.search(r"Page\s+(http://\S+/)", text):
-            try:
-                if httpx.get(found[1] + "readyz").status_code == 200:
-                    return text, found[1]
-            except httpx.TransportError:
-                pass
-        time.sleep(0.05)
-    raise AssertionError(log.read_text())
+    with serving(zoo, tmp_path_factory.mktemp("server"), "--max-body-mb", 1) as server:
+        yield server.log.read_text(), server.base + "/"
 
 
 def test_the_printed_example_works_when_pasted(server: tuple[str, str]) -> None:

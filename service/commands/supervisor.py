@@ -1,0 +1,23 @@
+"""Several worker processes behind one port: uvicorn's supervisor, and metrics kept right."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client.multiprocess import mark_process_dead
+from uvicorn.supervisors import Multiprocess
+
+from service.metrics import MULTIPROCESS
+
+
+class Supervisor(Multiprocess):
+    """Starts a dead or hung worker again, and takes what it held out of the gauges.
+
+    SIGTERM and SIGINT are passed on, and waited for; a worker that cannot start ends them all.
+    """
+
+    def keep_subprocess_alive(self) -> None:
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            mark_process_dead(pid, os.environ[MULTIPROCESS])  # type: ignore[no-untyped-call]

@@ -1,0 +1,67 @@
+"""A real server process for the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """`base` ends without a slash; `log` is the file that standard output and error go to."""
+
+    base: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def port(self) -> int:
+        return int(self.base.rsplit(":", 1)[1])
+
+
+@contextmanager
+def serving(zoo: Path, folder: Path, *flags: object, **environment: str) -> Iterator[Server]:
+    """`fewshot serve` on a free port until the block ends; then SIGTERM, which must end it."""
+    log = folder / "server.log"
+    command = [sys.executable, str(ROOT / "fewshot.py"), "serve", "--zoo", str(zoo), "--port", "0"]
+    command += [str(flag) for flag in flags]
+    variables = os.environ | {"FEWSHOT_THREADS": "1", "FEWSHOT_DEVICE": "cpu"} | environment
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=output, stderr=output)
+        try:
+            yield Server(_wait(process, log), log, process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+    assert code in (0, -signal.SIGTERM), log.read_text()
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
+    give_up = time.monotonic() + PATIENCE
+    while time.monotonic() < give_up and process.poll() is None:
+        if found := re.search(r"Page\s+(http://\S+)/", log.read_text()):
+            try:
+                if httpx.get(found[1] + "/readyz", timeout=5).status_code == 200:
+                    return found[1]
+            except httpx.TransportError:
+                pass
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())

@@ -1,0 +1,195 @@
+"""What an operator relies on: metrics of all workers, ids in logs and answers, closed CORS."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.app import create_app
+from service.settings import Settings
+from tests.service.asking import assert_problem
+from tests.service.process import PATIENCE, serving
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Metric name and sorted labels -> value."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    """The sum over all samples of this name that have these labels."""
+    wanted = labels.items()
+    return sum(v for (n, have), v in samples(text).items() if n == name and wanted <= set(have))
+
+
+@pytest.fixture
+def alone(settings: Settings) -> TestClient:
+    """A client of an application whose counters start at zero."""
+    return TestClient(create_app(settings))
+
+
+def test_requests_are_counted_by_template_and_metrics_do_not_count_themselves(
+    alone: TestClient,
+) -> None:
+    with alone as client:
+        for name in ("mean", "attentive", "no-such"):
+            client.get(f"/v1/models/{name}")
+        client.get("/nowhere/7")
+        client.get("/nowhere/8")
+        client.request("BREW", "/livez")
+        client.get("/metrics")
+        answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    text, total = answer.text, "fewshot_http_requests_total"
+    assert value(text, total, route="/v1/models/{model_id}", method="GET", status="200") == 2
+    assert value(text, total, route="/v1/models/{model_id}", status="404") == 1
+    assert value(text, total, route="none", status="404") == 2
+    assert value(text, total, method="other", status="405") == 1
+    assert value(text, total) == 6
+    count = "fewshot_http_request_duration_seconds_count"
+    assert value(text, count) == 6
+    assert value(text, "fewshot_http_requests_in_progress") == 0
+    assert value(text, "fewshot_build_info") == 1
+    assert "no-such" not in text
+    assert "nowhere" not in text
+
+
+def test_a_request_id_is_kept_where_sane_and_made_where_not(client: TestClient) -> None:
+    header = "X-Request-Id"
+    assert client.get("/livez", headers={header: "job-7.b_c"}).headers[header] == "job-7.b_c"
+    made = {
+        client.get("/livez", headers={header: given.encode("latin1")}).headers[header]
+        for given in (
+            "",
+            "a" * 65,
+            "-x",
+            "a b",
+            'x"; Set-Cookie: a=b',
+            "ä".encode().decode("latin1"),
+        )
+    }
+    assert len(made) == 6
+    assert all(re.fullmatch("[0-9a-f]{32}", identity) for identity in made)
+    document = assert_problem(
+        client.get("/v1/models/none", headers={header: "job-8"}), 404, "unknown-model"
+    )
+    assert document["request_id"] == "job-8"
+
+
+def test_cors_is_closed_unless_opened(settings: Settings, client: TestClient) -> None:
+    page = {"Origin": "https://shop.example"}
+    assert "access-control-allow-origin" not in client.get("/v1/models", headers=page).headers
+    open_to = settings.model_copy(update={"cors_origins": ("https://shop.example",)})
+    preflight = page | {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    with TestClient(create_app(open_to)) as other:
+        allowed = other.get("/v1/models", headers=page).headers
+        assert allowed["access-control-allow-origin"] == "https://shop.example"
+        assert "access-control-allow-credentials" not in allowed
+        assert other.options("/v1/predictions", headers=preflight).status_code == 200
+        elsewhere = {"Origin": "https://evil.example"}
+        refused = other.get("/v1/models", headers=elsewhere).headers
+        assert "access-control-allow-origin" not in refused
+
+
+def test_every_answer_has_the_security_headers(client: TestClient) -> None:
+    for path in (
+        "/",
+        "/docs",
+        "/v1/models",
+        "/v1/models/none",
+        "/nowhere",
+        "/metrics",
+        "/static/x",
+    ):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff", path
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "server" not in headers
+    assert client.get("/v1/models").headers["cache-control"] == "no-store"
+
+
+def test_json_logs_name_the_request_and_hold_no_secrets(zoo: Path, tmp_path: Path) -> None:
+    with serving(zoo, tmp_path, "--log-format", "json") as server:
+        secret = {"Authorization": "Bearer very-secret", "X-Request-Id": "trace-me"}
+        path = "/v1/models/none%0a%22forged?token=very-secret"
+        assert httpx.get(server.base + path, headers=secret).status_code == 404
+    lines = server.log.read_text().splitlines()
+    records = [json.loads(line) for line in lines if line.startswith("{")]
+    (access,) = [r for r in records if r.get("request_id") == "trace-me"]
+    assert access["route"] == "/v1/models/{model_id}"
+    assert (access["method"], access["status"], access["level"]) == ("GET", 404, "info")
+    assert access["duration_ms"] > 0
+    assert access["path"] == "/v1/models/none%0A%22forged"
+    assert "very-secret" not in server.log.read_text()
+    # After the welcome there is nothing but JSON.
+    assert all(line.startswith("{") for line in lines[lines.index("") + 1 :])
+
+
+def test_workers_share_the_port_and_add_up_their_metrics(zoo: Path, tmp_path: Path) -> None:
+    """Two processes; one is killed and comes back; what it counted stays counted."""
+    with serving(
+        zoo, tmp_path, "--workers", 2, "--log-format", "json", "--log-level", "info"
+    ) as server:
+        first = workers(server.process.pid, 2)
+
+        def counted() -> float:
+            text = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
+            return value(text, "fewshot_http_requests_total", route="/v1/models")
+
+        sent = 0
+        while served(server.log) < first:  # a connection each, until both were asked
+            assert httpx.get(server.base + "/v1/models", timeout=PATIENCE).status_code == 200
+            sent += 1
+            assert sent < 2000
+        assert {counted() for _ in range(6)} == {sent}
+        os.kill(min(first), signal.SIGKILL)
+        second = workers(server.process.pid, 2, without=min(first))
+        assert len(second - first) == 1
+        assert httpx.get(server.base + "/v1/models", timeout=PATIENCE).status_code == 200
+        assert counted() == sent + 1
+        text = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
+        assert value(text, "fewshot_http_requests_in_progress") == 0
+        assert value(text, "fewshot_build_info") == 1
+    assert not [pid for pid in first | second if Path(f"/proc/{pid}").exists()]
+
+
+def served(log: Path) -> set[int]:
+    """The processes that answered a request for the models."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return {line["pid"] for line in lines if line.get("route") == "/v1/models"}
+
+
+def workers(parent: int, count: int, without: int = 0) -> set[int]:
+    """The ids of the server's worker processes, once there are `count` of them that listen."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    if not children.exists():
+        pytest.skip("the children of a process are read from /proc")
+    give_up = time.monotonic() + PATIENCE
+    while time.monotonic() < give_up:
+        found = set()
+        for pid in map(int, children.read_text().split()):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"spawn_main" in command and pid != without:
+                found.add(pid)
+        if len(found) == count:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{count} workers did not come up")

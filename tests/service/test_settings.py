@@ -1,0 +1,67 @@
+"""Settings: from flags, environment and `.env`; documented; unsafe ones refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fewshot import app
+from service.settings import Settings, from_arguments
+from service.settings_page import page
+
+ROOT = Path(__file__).parents[2]
+run = CliRunner().invoke
+
+
+def test_the_page_of_settings_is_current() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text("utf-8") == page()
+
+
+def test_every_setting_is_a_flag_and_says_when_to_change_it() -> None:
+    shown = run(app, ["serve", "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown.stdout
+        assert len((field.description or "").split()) >= 10, name
+
+
+def test_flags_beat_the_environment_which_beats_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("FEWSHOT_MAX_FILES=5\nFEWSHOT_PORT=5\nOTHER=x\n")
+    monkeypatch.setenv("FEWSHOT_PORT", "6")
+    monkeypatch.setenv("FEWSHOT_CORS_ORIGINS", "https://a.example, http://b.example:81")
+    found = from_arguments(["--max-body-mb", "7", "--cors-credentials"])
+    assert (found.max_files, found.port, found.max_body_mb) == (5, 6, 7)
+    assert found.cors_origins == ("https://a.example", "http://b.example:81")
+    assert found.cors_credentials
+    assert from_arguments(["--port=8"]).port == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--port", "65536"], "port: "),
+        (["--port", "x"], "port: "),
+        (["--port"], "--port"),
+        (["--no-such-flag"], "--no-such-flag"),
+        (["stray"], "stray"),
+        (["--device", "tpu"], "device: "),
+        (["--workers", "0"], "workers: "),
+        (["--request-timeout-s", "0"], "request_timeout_s: "),
+        (["--request-timeout-s", "nan"], "request_timeout_s: "),
+        (["--cors-origins", "*", "--cors-credentials"], "unsafe"),
+        (["--cors-origins", "shop.example"], "'shop.example' is no origin"),
+        (["--otlp-endpoint", "http://user:word@host"], "otlp_endpoint: "),
+        (["--zoo", "/no/such/folder"], "not a folder"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(arguments: list[str], expected: str) -> None:
+    refused = run(app, ["serve", *arguments])
+    assert refused.exit_code == 2, refused.output
+    assert refused.stderr.startswith("fewshot: ")
+    assert refused.stderr.count("\n") == 1
+    assert expected in refused.stderr
