@@ -117,21 +117,22 @@ def _maps(
     mode: AttentionMode,
     side: int,
 ) -> list[object]:
+    shown: Sequence[Picture | None] = pictures or [None] * len(weights)
     return [
         _map(mine, outcome, picture, mode, side)
-        for mine, picture in zip(weights, pictures, strict=True)
+        for mine, picture in zip(weights, shown, strict=True)
     ]
 
 
 def _map(
     weights: NDArray[np.float32],
     outcome: Outcome,
-    picture: Picture,
+    picture: Picture | None,
     mode: AttentionMode,
     side: int,
 ) -> object:
     """One map: rows of numbers, or a picture's data URL."""
-    if mode is AttentionMode.maps or picture.shown is None:
+    if mode is AttentionMode.maps or picture is None or picture.shown is None:
         return np.nan_to_num(weights).astype(np.float64).round(_DIGITS).tolist()
     return data_url(overlay(picture.shown, picture.size, weights, outcome.card.input, side))
 

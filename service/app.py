@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from service import faults, openapi
 from service.api import health, metrics, models, pages, predictions
 from service.classifier import Classifier
+from service.lifecycle import Drain, Lifecycle, draining
 from service.metrics import Metrics
 from service.middleware import BodyLimit, SecurityHeaders
 from service.observe import Observe
@@ -53,12 +54,14 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
         classifier = Classifier(settings, events=Metrics(gpu=settings.device != "cpu"))
     events = classifier.events
     counts = events if isinstance(events, Metrics) else Metrics()
+    lifecycle = Lifecycle()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         classifier.start()
         try:
-            yield
+            async with draining(lifecycle, settings.shutdown_s, settings.drain_s):
+                yield
         finally:
             classifier.close()
 
@@ -77,6 +80,7 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
         },
     )
     app.state.classifier = classifier
+    app.state.lifecycle = lifecycle
     app.state.metrics = counts
     for noun in (pages, models, predictions, health, metrics):
         app.include_router(noun.router)
@@ -85,6 +89,7 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
     openapi.install(app, list(classifier.models.cards))
     # The last added is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_body, seconds=settings.body_timeout_s)
+    app.add_middleware(Drain, lifecycle=lifecycle)
     app.add_middleware(SecurityHeaders)
     if settings.cors_origins:
         app.add_middleware(

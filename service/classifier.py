@@ -17,13 +17,14 @@ import numpy as np
 from models_zoo.cards import Card
 from service.archives import ArchiveLimits
 from service.engine.admission import Admission
+from service.engine.caches import feature_cache, state_cache
 from service.engine.engine import Engine
-from service.engine.episode import Answer, Episode
+from service.engine.episode import Answer, Episode, Floats
 from service.engine.events import Events
 from service.engine.models import Models
 from service.engine.runtime import Runtime
 from service.images import ImageLimits, Picture, Upload, decode
-from service.settings import Settings
+from service.settings import MB, Settings
 from service.stored import StoredSupport
 from service.tasks import Ask, check_limits, classes_of, learning_rates
 
@@ -33,7 +34,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Outcome:
-    """An answered `Ask`. `answer` speaks of classes and examples by index, in these orders."""
+    """An answered `Ask`. `answer` speaks of classes and examples by index, in these orders.
+
+    `support` is empty where the examples' pictures were not needed.
+    """
 
     card: Card
     classes: list[str]
@@ -52,6 +56,25 @@ class _Task:
     labels: list[str]
     rates: tuple[float, ...] | None
 
+    @property
+    def classes(self) -> list[str]:
+        return classes_of(self.labels)
+
+    def episode(
+        self, support: Sequence[Picture], queries: Sequence[Picture], attention: bool
+    ) -> Episode:
+        spec, index = self.card.input, {label: i for i, label in enumerate(self.classes)}
+        none = np.zeros((0, spec.channels, spec.height, spec.width), np.uint8)
+        return Episode(
+            model=self.card.id,
+            support=np.stack([picture.pixels for picture in support]) if support else none,
+            labels=np.array([index[label] for label in self.labels], np.int64),
+            way=len(index),
+            query=np.stack([picture.pixels for picture in queries]),
+            inner_lr=self.rates,
+            attention=attention,
+        )
+
 
 class Classifier:
     """Owns the parts that a request passes through. `start` before use, `close` after."""
@@ -61,9 +84,18 @@ class Classifier:
     ) -> None:
         self.settings = settings
         self.events = events or Events()
-        self.models = models or Models(settings.zoo, self._load)
-        self.engine = Engine(self.models)
-        self.admission = Admission(settings.queue_images, settings.request_timeout_s)
+        self.models = models or Models(
+            settings.zoo,
+            self._load,
+            self.events,
+            settings.model_memory_mb * MB or None,
+            settings.pinned_models,
+        )
+        batch_images = settings.batch_images if settings.batching else 0
+        self.engine = Engine(self.models, batch_images, self.events)
+        self.admission = Admission(settings.queue_images, settings.request_timeout_s, self.events)
+        self.features = feature_cache(settings.feature_cache_mb * MB, self.events)
+        self.states = state_cache(settings.state_cache_mb * MB, self.events)
         self._threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     @property
@@ -73,23 +105,38 @@ class Classifier:
     def start(self) -> None:
         self.engine.start()
         # In the background, so that the first request need not wait for it.
-        self._threads.submit(import_module, "service.engine.onnx")
+        self._threads.submit(import_module, f"service.engine.{self.settings.runtime}")
+        self.models.start()
 
-    def close(self) -> None:
-        self.engine.close()
+    def close(self, grace_s: float = 1.0) -> None:
+        """Give up what waits; a run that goes on for longer than `grace_s` is left behind."""
+        self.engine.close(grace_s)
         self.models.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def classify(self, ask: Ask, attention: bool = False, keep: bool = False) -> Outcome:
+    async def classify(
+        self,
+        ask: Ask,
+        attention: bool = False,
+        keep: bool = False,
+        deadline: float | None = None,
+    ) -> Outcome:
         """Check, decode and run one request; `keep` retains small copies of the images.
 
-        Cancelling drops what has not started. Raises the `Problem`s of `tasks`, `images` and
-        `engine`. Servers call it under a permit of `admission`.
+        Cancelling drops what has not started, and so does `deadline`, a time of
+        `time.perf_counter`. Raises the `Problem`s of `tasks`, `images` and `engine`. Servers call
+        it under a permit of `admission`, which gives the deadline.
         """
         labels = [example.label for example in ask.support]
         task = self._task(ask.model, labels, len(ask.queries), ask.steps, ask.inner_lr)
-        support = [example.upload for example in ask.support]
-        return await self._run(task, support, ask.queries, attention, keep)
+        start = time.perf_counter()
+        uploads = [*(example.upload for example in ask.support), *ask.queries]
+        pictures = await self._decode(uploads, task.card, keep)
+        seconds = time.perf_counter() - start
+        support, queries = pictures[: len(labels)], pictures[len(labels) :]
+        episode = task.episode(support, queries, attention)
+        answer = await self.engine.submit(episode, deadline)
+        return Outcome(task.card, task.classes, labels, support, queries, answer, seconds)
 
     async def classify_stored(
         self,
@@ -100,17 +147,57 @@ class Classifier:
         inner_lr: float | None = None,
         attention: bool = False,
         keep: bool = False,
+        deadline: float | None = None,
     ) -> Outcome:
         """The same of a registered support set: the answer is that of sending its images.
 
+        What was learned from the set before is used again, and so are the features of examples
+        that were encoded before; only what is missing is loaded. The outcome's `support` holds
+        pictures only where `keep` asks for them and the model looks at support images.
         Raises as `classify`, and `SetChanged` where an example was deleted meanwhile.
         """
         task = self._task(model, stored.labels, len(queries), steps, inner_lr)
         start = time.perf_counter()
-        support = await self.off_loop(stored.load, range(len(stored.labels)))
-        load_seconds = time.perf_counter() - start
-        outcome = await self._run(task, support, queries, attention, keep)
-        return replace(outcome, decode_seconds=outcome.decode_seconds + load_seconds)
+        entry = f"{task.card.id}@{task.card.version}"
+        state = self.states.get((entry, stored.key, task.rates))
+        known = {} if state is not None else self._known(entry, stored)
+        count = len(stored.labels)
+        missing = [] if state is not None else [i for i in range(count) if i not in known]
+        pictured = keep and task.card.attention.support is not None
+        wanted = list(range(count)) if pictured else missing
+        uploads = await self.off_loop(stored.load, wanted) if wanted else []
+        pictures = await self._decode([*uploads, *queries], task.card, keep)
+        seconds = time.perf_counter() - start
+        support, asked = pictures[: len(wanted)], pictures[len(wanted) :]
+        absent = set(missing)
+        fresh = [picture for i, picture in zip(wanted, support, strict=True) if i in absent]
+        episode = replace(
+            task.episode(fresh, asked, attention), known=known, state=state, remember=True
+        )
+        answer = await self.engine.submit(episode, deadline)
+        if answer.state is not None:
+            await self.off_loop(self._remember, entry, stored, task, missing, answer)
+            answer = replace(answer, features=None, state=None)
+        shown = support if pictured else []
+        return Outcome(task.card, task.classes, task.labels, shown, asked, answer, seconds)
+
+    def _known(self, entry: str, stored: StoredSupport) -> dict[int, Floats]:
+        """Features of those examples that were encoded before, by position."""
+        found = ((i, self.features.get((entry, d))) for i, d in enumerate(stored.digests))
+        return {i: features for i, features in found if features is not None}
+
+    def _remember(
+        self, entry: str, stored: StoredSupport, task: _Task, fresh: Sequence[int], answer: Answer
+    ) -> None:
+        """Keep what was computed, as copies that do not hold a batch in memory."""
+        assert answer.features is not None and answer.state is not None
+        for i in fresh:
+            features = answer.features[i].copy()
+            features.flags.writeable = False
+            self.features.put((entry, stored.digests[i]), features)
+        for value in answer.state.values():
+            value.flags.writeable = False
+        self.states.put((entry, stored.key, task.rates), answer.state)
 
     def _task(
         self,
@@ -125,36 +212,16 @@ class Classifier:
         check_limits(labels, queries, card)
         return _Task(card, list(labels), learning_rates(steps, inner_lr, card))
 
-    async def _run(
-        self,
-        task: _Task,
-        support: Sequence[Upload],
-        queries: Sequence[Upload],
-        attention: bool,
-        keep: bool,
-    ) -> Outcome:
-        start = time.perf_counter()
-        pictures = await self._decode([*support, *queries], task.card, keep)
-        decode_seconds = time.perf_counter() - start
-        classes = classes_of(task.labels)
-        examples, asked = pictures[: len(support)], pictures[len(support) :]
-        episode = Episode(
-            model=task.card.id,
-            support=np.stack([picture.pixels for picture in examples]),
-            labels=np.array([classes.index(label) for label in task.labels], np.int64),
-            way=len(classes),
-            query=np.stack([picture.pixels for picture in asked]),
-            inner_lr=task.rates,
-            attention=attention,
-        )
-        answer = await self.engine.submit(episode)
-        return Outcome(task.card, classes, task.labels, examples, asked, answer, decode_seconds)
-
     def _load(self, card: Card, root: Path) -> Runtime:
         # Imported on first use: the service answers /readyz before ONNX Runtime is in memory.
+        settings = self.settings
+        if settings.runtime == "torch":
+            from service.engine.torch import TorchRuntime
+
+            chunk, compiled = settings.encode_batch, settings.torch_compile
+            return TorchRuntime(card, root, settings.device, settings.threads, chunk, compiled)
         from service.engine.onnx import OnnxRuntime
 
-        settings = self.settings
         return OnnxRuntime(card, root, settings.device, settings.threads, settings.encode_batch)
 
     async def off_loop(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -128,25 +128,29 @@ class BodyLimit:
         )
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, then let the rest of the body run out: a client that is cut off while it still
-        sends may never read the answer."""
-
-        async def keep_open(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                message = {**message, "more_body": True}
-            await send(message)
-
-        await problem_response(self._too_large())(scope, receive, keep_open)
-        try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                await _drain(receive)
-        except TimeoutError:
-            pass
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await refuse(self._too_large(), scope, receive, send)
 
 
 class _Refused(Exception):
     """The body is too large or too slow."""
+
+
+async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer, then let the rest of the body run out: a client that is cut off while it still
+    sends may never read the answer."""
+
+    async def keep_open(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "more_body": True}
+        await send(message)
+
+    await problem_response(problem)(scope, receive, keep_open)
+    try:
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            await _drain(receive)
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _drain(receive: Callable[[], Awaitable[Message]]) -> None:

@@ -212,5 +212,9 @@ class NotReady(Problem):
     status, type, title = 503, "not-ready", "The service is not ready"
 
 
+class OutOfMemory(Problem):
+    status, type, title = 503, "out-of-memory", "Not enough memory for this request"
+
+
 class DeadlineExceeded(Problem):
     status, type, title = 504, "deadline-exceeded", "The request took too long"

@@ -65,11 +65,12 @@ class Settings(BaseSettings):
         description="Folder of the zoo, one sub-folder per entry. Change it to serve entries that "
         "you trained yourself instead of the shipped ones.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto",
         description="Where models run. `auto` takes a GPU whose driver answers and the CPU "
         "otherwise. Set `cuda` where falling back to the CPU would be a fault you want to see at "
-        "once, `cpu` to leave a GPU to others.",
+        "once, `cpu` to leave a GPU to others. `tensorrt` wants TensorRT 10 installed beside the "
+        "driver; it builds an engine for each new shape, so it suits few, steady shapes.",
     )
     threads: int = Field(
         0,
@@ -93,6 +94,75 @@ class Settings(BaseSettings):
         "cores where clients send photos; small drawings gain nothing. Each may hold one decoded "
         "image of `max_image_megapixels`, about 4 bytes a pixel.",
     )
+    runtime: Literal["onnx", "torch"] = Field(
+        "onnx",
+        description="What runs the models. `torch` needs PyTorch and safetensors installed; on a "
+        "CPU it is several times slower and there to compare with, on a GPU it is worth a try for "
+        "entries with large backbones.",
+    )
+    torch_compile: bool = Field(
+        False,
+        description="With `runtime=torch` on a GPU: compile the encoders. The first request of "
+        "each model then waits for the compiler, up to a minute; later ones are faster.",
+    )
+    batching: bool = Field(
+        True,
+        description="Whether requests that wait are run together. Nobody waits for company, so "
+        "there is little reason to switch it off but to measure what it gains.",
+    )
+    batch_images: int = Field(
+        64,
+        ge=1,
+        le=65_536,
+        description="Most images of a batch of several requests. A request that comes while a "
+        "batch runs waits for its end, so keep it small on a CPU, where larger ones gain nothing; "
+        "on a GPU raise it to some thousands.",
+    )
+    feature_cache_mb: int = Field(
+        256,
+        ge=0,
+        le=1 << 20,
+        description="Memory, in MiB, for the features of stored examples, so that asking an "
+        "edited set encodes only what is new. Raise it where the misses in "
+        "`fewshot_cache_lookups_total` grow while the sets in use stay the same; 0 switches it "
+        "off.",
+    )
+    state_cache_mb: int = Field(
+        256,
+        ge=0,
+        le=1 << 20,
+        description="Memory, in MiB, for what models learned from stored support sets, so that "
+        "asking a set again costs its queries alone. Raise it where many sets are asked in turn; "
+        "0 switches it off.",
+    )
+    pinned_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Ids of models, with commas between them, that are loaded at start and never "
+        "let go. Name those whose first request must not wait for loading.",
+    )
+    model_memory_mb: int = Field(
+        0,
+        ge=0,
+        le=1 << 20,
+        description="Memory, in MiB, that loaded models may take, estimated from their files; "
+        "beyond it the one asked longest ago is let go, and loaded again when asked. 0 sets no "
+        "bound. Set it where the zoo is larger than the memory.",
+    )
+    max_request_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        le=3600,
+        description="Most seconds that a client may ask for with `X-Request-Timeout`; more is cut "
+        "to this. Keep it below the proxy's own limit.",
+    )
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="Least seconds between the signal to stop and the end. Meanwhile `/readyz` "
+        "says no and new requests get 503. Set it to the interval at which a load balancer "
+        "asks `/readyz`, and below `shutdown_s`.",
+    )
     queue_images: int = Field(
         1024,
         ge=1,
@@ -104,8 +174,9 @@ class Settings(BaseSettings):
         30.0,
         gt=0,
         le=3600,
-        description="Longest that a request may take from decoding to its answer; then 504. Raise "
-        "it for long adaptations on a slow machine; keep it below the proxy's own limit.",
+        description="Longest that a request may take from decoding to its answer, unless its "
+        "`X-Request-Timeout` says otherwise; then 504. Raise it for long adaptations on a slow "
+        "machine; keep it below the proxy's own limit.",
     )
     shutdown_s: int = Field(
         20,
@@ -244,6 +315,8 @@ class Settings(BaseSettings):
     def _safe(self) -> Self:
         if self.cors_credentials and "*" in self.cors_origins:
             raise ValueError("cors_origins '*' together with cors_credentials is unsafe")
+        if self.drain_s > self.shutdown_s:
+            raise ValueError("drain_s must not exceed shutdown_s, which ends the draining")
         return self
 
     @property

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends
+from fastapi import Depends, Header
 from starlette.requests import ClientDisconnect, Request
 
 from service.classifier import Classifier
@@ -21,6 +21,28 @@ def _classifier(request: Request) -> Classifier:
 
 
 ClassifierDep = Annotated[Classifier, Depends(_classifier)]
+
+
+def _timeout(
+    classifier: ClassifierDep,
+    x_request_timeout: Annotated[
+        float | None,
+        Header(
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds that the answer may take; later it is worth nothing to you, and "
+            "the work is dropped with 504. Cut to the service's maximum (`GET /v1/limits`).",
+        ),
+    ] = None,
+) -> float:
+    """Seconds, for `admission.admit`."""
+    settings = classifier.settings
+    if x_request_timeout is None:
+        return settings.request_timeout_s
+    return min(x_request_timeout, settings.max_request_timeout_s)
+
+
+TimeoutDep = Annotated[float, Depends(_timeout)]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

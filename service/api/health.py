@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from service.api.dependencies import ClassifierDep, problems
 from service.images import FORMATS
+from service.lifecycle import Lifecycle
 from service.problems import NotReady
 
 router = APIRouter(tags=["service"])
@@ -35,6 +36,7 @@ class ServiceLimits(BaseModel):
     label_characters: int
     queue_images: int
     request_timeout_s: float
+    max_request_timeout_s: float = Field(description="Most that `X-Request-Timeout` may ask for.")
     overlay_side: int
     overlays: int = Field(description="Overlay pictures in one answer.")
     map_values: int = Field(description="Numbers in the attention maps of one answer.")
@@ -42,15 +44,18 @@ class ServiceLimits(BaseModel):
 
 @router.get("/livez", summary="Is the process working?", responses=problems(503))
 async def live(classifier: ClassifierDep) -> Live:
-    """503 when the engine's worker has died: restart the process."""
+    """503 when a worker of the engine has died and no other could be started: restart it."""
     if not classifier.engine.alive:
-        raise NotReady("the engine's worker has stopped")
+        raise NotReady("a worker of the engine has stopped")
     return Live()
 
 
 @router.get("/readyz", summary="May requests be sent?", responses=problems(503))
-async def ready(classifier: ClassifierDep) -> Ready:
-    """503 while there is nothing to answer with."""
+async def ready(request: Request, classifier: ClassifierDep) -> Ready:
+    """503 while there is nothing to answer with, and as soon as the service is to stop."""
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    if lifecycle.stopping:
+        raise NotReady("the service is stopping")
     if not classifier.engine.alive:
         raise NotReady("the engine is not running")
     if not classifier.models.cards:
@@ -72,6 +77,7 @@ async def limits(classifier: ClassifierDep) -> ServiceLimits:
         label_characters=settings.max_label_length,
         queue_images=settings.queue_images,
         request_timeout_s=settings.request_timeout_s,
+        max_request_timeout_s=settings.max_request_timeout_s,
         overlay_side=settings.overlay_side,
         overlays=settings.max_overlays,
         map_values=settings.max_map_values,

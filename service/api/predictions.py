@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFil
 from pydantic import BeforeValidator
 
 from service.answers import build
-from service.api.dependencies import ClassifierDep, problems, unless_gone
+from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
 from service.archives import read_archive
 from service.classifier import Classifier, Outcome
 from service.images import Upload, clean_name
@@ -70,6 +70,7 @@ TIFF; of an animation the first frame. Photos are uprighted, transparency become
 async def predict(
     request: Request,
     classifier: ClassifierDep,
+    timeout: TimeoutDep,
     model: Annotated[str, Form(description="Id of a model, from `GET /v1/models`.")],
     support_images: Annotated[
         Files,
@@ -106,8 +107,8 @@ async def predict(
 
     async def answer() -> bytes:
         wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
-        async with classifier.admission.admit(ask.images):
-            outcome = await classifier.classify(ask, attention=wanted, keep=keep)
+        async with classifier.admission.admit(ask.images, timeout) as deadline:
+            outcome = await classifier.classify(ask, wanted, keep, deadline)
             # Serialised off the event loop: overlays and maps may run to megabytes.
             return await classifier.off_loop(_serialised, outcome, attention, top_k, settings)
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import uvicorn
@@ -46,8 +47,7 @@ def run(arguments: Sequence[str]) -> None:
         settings = from_arguments(arguments)
         if not settings.zoo.is_dir():
             fail(f"{settings.zoo} is not a folder; --zoo wants a folder of zoo entries")
-        if settings.device == "cuda":
-            _require_cuda()
+        _require(settings)
         logging.config.dictConfig(logs.configuration(settings))
         listener = _listen(settings)
         application = Application(settings)
@@ -108,14 +108,21 @@ def welcome(host: str, port: int, models: list[str], samples: Path = SAMPLES) ->
     return "\n".join(lines) + "\n\n"
 
 
-def _require_cuda() -> None:
-    """Fail now, not at the first request."""
-    import onnxruntime
-
-    from service.engine.providers import choose
-
+def _require(settings: Settings) -> None:
+    """Fail now, not at the first request, where what was demanded is not there."""
     try:
-        choose("cuda", onnxruntime.get_available_providers())
+        if settings.runtime == "torch":
+            if find_spec("torch") is None or find_spec("safetensors") is None:
+                fail("runtime is set to torch, but PyTorch or safetensors is not installed")
+            from service.engine.torch import choose_torch
+
+            choose_torch(settings.device)
+        elif settings.device in ("cuda", "tensorrt"):
+            import onnxruntime
+
+            from service.engine.providers import choose
+
+            choose(settings.device, onnxruntime.get_available_providers())
     except RuntimeError as error:
         fail(str(error))
 

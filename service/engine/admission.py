@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from service.engine.events import Events
 from service.problems import DeadlineExceeded, Overloaded
 
 _SMOOTHING = 0.2
@@ -18,25 +19,28 @@ _MAX_RETRY_AFTER = 60
 class Admission:
     """Bounds the images that wait or run. A request alone is let in whatever its size."""
 
-    def __init__(self, max_images: int, timeout_s: float) -> None:
+    def __init__(self, max_images: int, timeout_s: float, events: Events | None = None) -> None:
         self._max_images, self._timeout_s = max_images, timeout_s
+        self._events = events or Events()
         self._lock = threading.Lock()
         self._seconds_per_image = 0.01
         self.held = 0
 
     @asynccontextmanager
-    async def admit(self, images: int) -> AsyncIterator[None]:
-        """Hold a permit for `images` images and a deadline for what is done under it.
+    async def admit(self, images: int, timeout_s: float | None = None) -> AsyncIterator[float]:
+        """Hold a permit for `images` images, and a deadline for what is done under it.
 
+        Gives the deadline as a time of `time.perf_counter`; `timeout_s` is the caller's own wish.
         Raises `Overloaded` with Retry-After, or `DeadlineExceeded`.
         """
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         self._take(images)
         start = time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                yield
+            async with asyncio.timeout(timeout_s):
+                yield start + timeout_s
         except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {self._timeout_s:g} s") from None
+            raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from None
         else:
             # Others were served meanwhile, so this counts the wait that a newcomer would see.
             seconds = (time.perf_counter() - start) / max(1, self.held)
@@ -44,15 +48,18 @@ class Admission:
         finally:
             with self._lock:
                 self.held -= images
+            self._events.queue(self.held)
 
     def _take(self, images: int) -> None:
         with self._lock:
             if self.held and self.held + images > self._max_images:
                 wait = math.ceil(self.held * self._seconds_per_image)
                 seconds = min(max(1, wait), _MAX_RETRY_AFTER)
+                self._events.refused(images)
                 raise Overloaded(
                     f"{self.held} images are waiting and {images} more would exceed "
                     f"{self._max_images}; try again in {seconds} s",
                     headers={"Retry-After": str(seconds)},
                 )
             self.held += images
+        self._events.queue(self.held)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+#: What a task learned: tensors by name, each `[B, ...]`.
+State = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
 class Episode:
     """One few-shot problem, decoded.
 
-    support   uint8 `[N, C, H, W]`
-    labels    int64 `[N]`, 0..way-1
+    support   uint8 `[M, C, H, W]`, the examples whose features are not in `known`, in order
+    labels    int64 `[N]`, 0..way-1, of all examples
     query     uint8 `[Q, C, H, W]`
     inner_lr  one learning rate per adaptation step; None for learners without them
     attention whether attention is wanted
+    known     features of examples by their position, `[...]` each; M + len(known) = N
+    state     what was learned from the support set before, `[1, ...]` each; then M = 0
+    remember  whether the answer shall carry what was learned, for a cache
     """
 
     model: str
@@ -29,9 +34,13 @@ class Episode:
     query: NDArray[np.uint8]
     inner_lr: tuple[float, ...] | None = None
     attention: bool = False
+    known: Mapping[int, Floats] = field(default_factory=dict)
+    state: State | None = None
+    remember: bool = False
 
     @property
     def images(self) -> int:
+        """Images that go through the encoder."""
         return len(self.support) + len(self.query)
 
 
@@ -55,11 +64,15 @@ class Answer:
 
     logits     float32 `[Q, way]`
     seconds    stage ("queue", "encode", "adapt", "predict") -> seconds
+    features   `[N, ...]` of the support examples, and the state, `[1, ...]` each: where the
+               episode said `remember`
     """
 
     logits: Floats
     attention: Attention
     seconds: dict[str, float]
+    features: Floats | None = None
+    state: State | None = None
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
@@ -71,59 +84,69 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B episodes of one model, padded to the same N, Q and way (shapes in DESIGN.md).
+class Encoded:
+    """An episode whose images have become features.
 
-    labels `[B, N]` int64, mask `[B, N]` bool, class_mask `[B, way]` bool, and for each image of
-    the flat encoder input the place it belongs to.
+    support  `[N, ...]`; None where the episode brings its state
+    query    `[Q, ...]`
     """
 
-    episodes: tuple[Episode, ...]
+    episode: Episode
+    support: Floats | None
+    query: Floats
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B encoded episodes of one model, padded to the same N and way (shapes in DESIGN.md).
+
+    support `[B, N, ...]`, labels `[B, N]` int64, mask `[B, N]` bool, class_mask `[B, way]` bool.
+    """
+
+    support: Floats
     labels: NDArray[np.int64]
     mask: NDArray[np.bool_]
     class_mask: NDArray[np.bool_]
     inner_lr: Floats | None
 
     @classmethod
-    def of(cls, episodes: Sequence[Episode]) -> Batch:
+    def of(cls, tasks: Sequence[Encoded]) -> Batch:
         """Pad episodes that share a model and its hyperparameters. Raises `ValueError`."""
-        if not episodes or len({(e.model, e.inner_lr) for e in episodes}) != 1:
+        if not tasks or len({(t.episode.model, t.episode.inner_lr) for t in tasks}) != 1:
             raise ValueError("a batch holds episodes of one model and one set of hyperparameters")
-        size = len(episodes)
-        n = max(len(e.support) for e in episodes)
-        way = max(e.way for e in episodes)
-        labels = np.zeros((size, n), np.int64)
-        mask = np.zeros((size, n), np.bool_)
-        class_mask = np.zeros((size, way), np.bool_)
-        for row, episode in enumerate(episodes):
-            count = len(episode.support)
-            if episode.labels.shape != (count,) or not count or not len(episode.query):
-                raise ValueError("support, labels and query of an episode disagree or are empty")
-            if episode.labels.min() < 0 or episode.labels.max() >= episode.way:
-                raise ValueError(f"labels must lie in 0..{episode.way - 1}")
+        n = max(len(task.episode.labels) for task in tasks)
+        way = max(task.episode.way for task in tasks)
+        labels = np.zeros((len(tasks), n), np.int64)
+        mask = np.zeros((len(tasks), n), np.bool_)
+        class_mask = np.zeros((len(tasks), way), np.bool_)
+        for row, task in enumerate(tasks):
+            episode, count = task.episode, len(task.episode.labels)
             labels[row, :count] = episode.labels
             mask[row, :count] = True
             class_mask[row, : episode.way] = True
-        rates = episodes[0].inner_lr
+        rates = tasks[0].episode.inner_lr
         inner_lr = None if rates is None else np.asarray(rates, np.float32)
-        return cls(tuple(episodes), labels, mask, class_mask, inner_lr)
+        support = stack([task.support for task in tasks if task.support is not None])
+        return cls(support, labels, mask, class_mask, inner_lr)
 
-    def images(self) -> NDArray[np.uint8]:
-        """Every image of every episode, flat: `[M, C, H, W]`, support then query, per episode."""
-        return np.concatenate([part for e in self.episodes for part in (e.support, e.query)])
 
-    def arrange(self, features: Floats) -> tuple[Floats, Floats]:
-        """Flat features `[M, ...]` in the order of `images` -> support `[B, N, ...]`, query
-        `[B, Q, ...]`, padded with zeros."""
-        size, n = self.mask.shape
-        q = max(len(e.query) for e in self.episodes)
-        support = np.zeros((size, n, *features.shape[1:]), np.float32)
-        query = np.zeros((size, q, *features.shape[1:]), np.float32)
-        start = 0
-        for row, episode in enumerate(self.episodes):
-            middle = start + len(episode.support)
-            end = middle + len(episode.query)
-            support[row, : len(episode.support)] = features[start:middle]
-            query[row, : len(episode.query)] = features[middle:end]
-            start = end
-        return support, query
+def check(episode: Episode) -> None:
+    """Raises `ValueError` where an episode's parts do not fit together."""
+    count = len(episode.labels)
+    given = len(episode.support) + len(episode.known)
+    if episode.labels.ndim != 1 or not count or not len(episode.query):
+        raise ValueError("an episode without examples or queries")
+    if given != (0 if episode.state is not None else count):
+        raise ValueError(f"{count} labels but {given} examples")
+    if episode.labels.min() < 0 or episode.labels.max() >= episode.way:
+        raise ValueError(f"labels must lie in 0..{episode.way - 1}")
+
+
+def stack(parts: Sequence[Floats]) -> Floats:
+    """Arrays `[n_i, ...]` -> `[B, max n, ...]`, padded with zeros."""
+    if len(parts) == 1:
+        return parts[0][None]
+    padded = np.zeros((len(parts), max(map(len, parts)), *parts[0].shape[1:]), np.float32)
+    for row, part in enumerate(parts):
+        padded[row, : len(part)] = part
+    return padded

@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from models_zoo.cards import CARD_NAME, Card, ZooError, load_card
+from service.engine.events import Events
 from service.engine.runtime import Runtime
 from service.problems import ModelUnavailable, UnknownModel
 
 log = logging.getLogger(__name__)
 
 Loader = Callable[[Card, Path], Runtime]
+
+#: Loads at once; beyond it they wait for each other, and requests for loaded models never do.
+_THREADS = 8
+#: Memory of a loaded entry, as measured (docs/decisions/model-memory.md): the weights stand in the
+#: graphs and again in the safetensors file, so this is about four times the weights.
+_BYTES_PER_FILE_BYTE, _BYTES_PER_MODEL = 2, 8 << 20
 
 
 class Models:
@@ -24,11 +33,22 @@ class Models:
     A malformed entry is logged and left out: it must not take the others down with it.
     """
 
-    def __init__(self, root: Path, loader: Loader) -> None:
+    def __init__(
+        self,
+        root: Path,
+        loader: Loader,
+        events: Events | None = None,
+        budget: int | None = None,
+        pinned: Sequence[str] = (),
+    ) -> None:
+        """Runtimes that together exceed `budget` bytes are let go, the one asked longest ago
+        first, except those `pinned`. Raises `ZooError` where a pinned one does not exist.
+        """
         self._root, self._loader = root, loader
+        self._events, self._budget, self._pinned = events or Events(), budget, tuple(pinned)
         self._lock = threading.Lock()
-        self._loading: dict[str, Future[Runtime]] = {}
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._loading: OrderedDict[str, Future[Runtime]] = OrderedDict()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="load")
         self.cards: dict[str, Card] = {}
         self._malformed: dict[str, ZooError] = {}
         for folder in sorted(path.parent for path in root.glob(f"*/{CARD_NAME}")):
@@ -37,6 +57,15 @@ class Models:
             except ZooError as error:
                 self._malformed[folder.name] = error
                 log.warning("entry left out: %s", error)
+        for entry in self._pinned:
+            if entry not in self.cards:
+                known = ", ".join(self.cards) or "none"
+                raise ZooError(f"pinned model {entry!r} is not in the zoo; known: {known}")
+
+    def start(self) -> None:
+        """Begin to load the pinned models, in the background."""
+        for entry in self._pinned:
+            self._future(self.cards[entry])
 
     def card(self, entry: str) -> Card:
         """Raises `UnknownModel` with the list of known ones, or `ModelUnavailable`."""
@@ -50,31 +79,78 @@ class Models:
             detail = f"no model {shown!r}; known: {known}"
             raise UnknownModel(detail, known=list(self.cards)) from None
 
+    @property
+    def loaded(self) -> list[str]:
+        """Ids of the models in memory, the one asked longest ago first."""
+        with self._lock:
+            return [entry for entry, future in self._loading.items() if _is_loaded(future)]
+
     async def runtime(self, entry: str) -> Runtime:
         """The entry's runtime, loaded once, off the event loop.
 
-        Raises `UnknownModel` or `ModelUnavailable`; a failed load is tried again when next asked.
+        Who has it may use it even when it is let go meanwhile. Raises `UnknownModel` or
+        `ModelUnavailable`; a failed load is tried again when next asked.
         """
-        card = self.card(entry)
-        with self._lock:
-            future = self._loading.get(entry)
-            if future is None or (future.done() and future.exception() is not None):
-                future = self._threads.submit(self._load, card)
-                self._loading[entry] = future
+        future = self._future(self.card(entry))
+        if _is_loaded(future):
+            return future.result()
         # Shielded: one caller that gives up must not cancel the load for the others.
         return await asyncio.shield(asyncio.wrap_future(future))
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _future(self, card: Card) -> Future[Runtime]:
+        with self._lock:
+            future = self._loading.get(card.id)
+            if future is None or (future.done() and not _is_loaded(future)):
+                future = self._threads.submit(self._load, card)
+                self._loading[card.id] = future
+            self._loading.move_to_end(card.id)
+        return future
+
     def _load(self, card: Card) -> Runtime:
+        start = time.perf_counter()
         try:
             runtime = self._loader(card, self._root)
-        except (ZooError, RuntimeError) as error:
+        except (ZooError, RuntimeError, ImportError) as error:
             log.error("cannot load %s: %s", card.id, error)
             raise _unavailable(card.id) from error
-        log.info("loaded %s %s", card.id, card.version)
+        seconds = time.perf_counter() - start
+        log.info("loaded %s %s in %.2f s", card.id, card.version, seconds)
+        self._events.loaded(card.id, seconds)
+        self._make_room(card.id)
         return runtime
+
+    def _make_room(self, newest: str) -> None:
+        """Let go of what was asked longest ago. Jobs that wait or run keep their runtimes."""
+        with self._lock:
+            sizes = {
+                entry: memory_of(self.cards[entry])
+                for entry, future in self._loading.items()
+                if entry == newest or _is_loaded(future)
+            }
+            gone = []
+            for entry in list(sizes):
+                if self._budget is None or sum(sizes.values()) <= self._budget:
+                    break
+                if entry != newest and entry not in self._pinned:
+                    gone.append(entry)
+                    del sizes[entry], self._loading[entry]
+        for entry in gone:
+            log.info("unloaded %s", entry)
+            self._events.unloaded(entry)
+        self._events.models(len(sizes), sum(sizes.values()))
+
+
+def memory_of(card: Card) -> int:
+    """About how many bytes the entry takes once loaded."""
+    files = sum(fact.bytes for fact in card.files.values())
+    return files * _BYTES_PER_FILE_BYTE + _BYTES_PER_MODEL
+
+
+def _is_loaded(future: Future[Runtime]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _unavailable(entry: str) -> ModelUnavailable:

@@ -11,11 +11,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models_zoo.cards import Card, ZooError, read_file
-from service.engine.episode import Floats
-from service.engine.providers import CUDA, Device, choose
-from service.engine.runtime import Prediction, State
+from service.engine.episode import Floats, State
+from service.engine.providers import CPU, CUDA, Device, choose
+from service.engine.runtime import Prediction
 
 log = logging.getLogger(__name__)
+
+#: How many images are encoded together, to see whether that changes a bit of any.
+_PROBES = (2, 7)
 
 
 class Session:
@@ -75,17 +78,35 @@ class OnnxRuntime:
             except Exception as error:  # the binding raises a dozen unrelated classes
                 raise ZooError(f"{card.id}: {name} cannot be loaded: {error}") from None
             if session.providers[0] != providers[0]:
-                if device == "cuda":
-                    raise RuntimeError(f"{card.id}: {name} got {session.providers}, not CUDA")
+                if device in ("cuda", "tensorrt"):
+                    raise RuntimeError(f"{card.id}: {name} got {session.providers}, not {device}")
                 log.warning("%s: %s runs on %s", card.id, name, session.providers[0])
             return session
 
         self._encode = load("encode.onnx") if card.encodes else None
         self._adapt = load("adapt.onnx")
         self._predict = load("predict.onnx")
-        self.device = "cuda" if self._predict.providers[0] == CUDA else "cpu"
+        self.device = "cpu" if self._predict.providers[0] == CPU else "cuda"
+        self.joins_tasks = self.device != "cpu"
         if (card.adaptation is not None) != ("inner_lr" in self._adapt.inputs):
             raise ZooError(f"{card.id}: the card and adapt.onnx disagree about inner_lr")
+        if self.device == "cpu" and self._encode is not None and not self._encodes_alike():
+            log.warning(
+                "%s: its encoder runs image by image, to answer alike in any batch", card.id
+            )
+            self._chunk = 1
+
+    def _encodes_alike(self) -> bool:
+        """Whether an image's features are the same to the bit alone and in company.
+
+        So they were for every shipped entry; an answer must not depend on its neighbours, nor on
+        which examples' features came from a cache.
+        """
+        spec = self.card.input
+        shape = (max(_PROBES), spec.channels, spec.height, spec.width)
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        alone = np.concatenate([self.encode(image[None]) for image in images])
+        return all(np.array_equal(self.encode(images[:n]), alone[:n]) for n in _PROBES)
 
     def encode(self, images: NDArray[np.uint8]) -> Floats:
         """See `Runtime`."""
@@ -96,7 +117,7 @@ class OnnxRuntime:
                 features = self._encode.run({"images": scaled}, ["features"])["features"]
                 scaled = np.asarray(features, np.float32)
             chunks.append(scaled)
-        return np.concatenate(chunks)
+        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
     def adapt(
         self,

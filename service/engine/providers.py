@@ -6,8 +6,10 @@ import ctypes
 import sys
 from typing import Literal
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+TENSORRT = "TensorrtExecutionProvider"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_TENSORRT_LIBRARY = "nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10"
 
 
 def cuda_devices() -> int:
@@ -23,16 +25,33 @@ def cuda_devices() -> int:
     return count.value
 
 
+def has_tensorrt() -> bool:
+    """Whether TensorRT's library can be loaded: ONNX Runtime brings none."""
+    try:
+        ctypes.CDLL(_TENSORRT_LIBRARY)
+    except OSError:
+        return False
+    return True
+
+
 def choose(device: Device, available: list[str]) -> list[str]:
     """The providers to ask for, best first.
 
     `available` is what the installed ONNX Runtime was built with. Raises `RuntimeError` when
-    `cuda` is demanded and cannot be had.
+    `cuda` or `tensorrt` is demanded and cannot be had.
     """
     if device == "cpu":
         return [CPU]
     usable = CUDA in available and cuda_devices() > 0
-    if device == "cuda" and not usable:
+    if device in ("cuda", "tensorrt") and not usable:
         reason = "no CUDA driver answers" if CUDA in available else "ONNX Runtime has no CUDA here"
-        raise RuntimeError(f"device is set to cuda, but {reason}")
+        raise RuntimeError(f"device is set to {device}, but {reason}")
+    if device == "tensorrt":
+        if TENSORRT not in available:
+            raise RuntimeError("device is set to tensorrt, but ONNX Runtime has no TensorRT here")
+        if not has_tensorrt():
+            raise RuntimeError(
+                f"device is set to tensorrt, but {_TENSORRT_LIBRARY} cannot be loaded"
+            )
+        return [TENSORRT, CUDA, CPU]
     return [CUDA, CPU] if usable else [CPU]

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models_zoo.cards import Card
-from service.engine.episode import Floats
+from service.engine.episode import Floats, State
 
-#: What a task learned: tensors by name, each `[B, ...]`.
-State = dict[str, NDArray[np.generic]]
+__all__ = ["Prediction", "Runtime", "State"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,15 @@ class Prediction:
 
 
 class Runtime(Protocol):
-    """One loaded entry. Arrays carry B tasks; shapes are DESIGN.md's."""
+    """One loaded entry. Arrays carry B tasks; shapes are DESIGN.md's.
+
+    joins_tasks  whether several tasks are to be adapted and asked in one pass: so on a GPU; not on
+                 a CPU, where it gains little and an answer's last bits would depend on the
+                 neighbours (docs/decisions/batching.md)
+    """
 
     card: Card
+    joins_tasks: bool
 
     def encode(self, images: NDArray[np.uint8]) -> Floats:
         """Images `[M, C, H, W]` -> features `[M, ...]` (the images in [0, 1] where none)."""
