@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,6 +63,11 @@ class Adaptation(Fact):
     max_steps: int = Field(ge=0)
     inner_lr: float = Field(gt=0)
     max_inner_lr: float = Field(gt=0)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The default learning rates, one per step; a single 0 for no steps."""
+        return (self.inner_lr,) * self.steps or (0.0,)
 
 
 class AttentionSpec(Fact):
@@ -198,15 +205,20 @@ def verify(card: Card, root: Path = ENTRIES) -> None:
         read_file(card, name, root)
 
 
-def describe_file(path: Path) -> FileFact:
-    data = path.read_bytes()
+def describe(data: bytes) -> FileFact:
+    """The fact that a file of these bytes has on a card."""
     return FileFact(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 
 def write_card(card: Card, root: Path = ENTRIES) -> Path:
     """Write `card.json` into the entry's folder, atomically."""
     path = root / card.id / CARD_NAME
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(card.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{CARD_NAME}-")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
+        Path(draft).chmod(0o644)
+        os.replace(draft, path)
+    finally:
+        Path(draft).unlink(missing_ok=True)
     return path

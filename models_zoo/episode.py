@@ -73,6 +73,11 @@ class Support:
         """The same labels and masks around other inputs, e.g. features instead of images."""
         return replace(self, x=x)
 
+    def to(self, device: torch.device | str) -> Support:
+        """The same support set on another device."""
+        parts = (self.x, self.labels, self.mask, self.class_mask)
+        return Support(*(part.to(device) for part in parts))
+
 
 @dataclass(frozen=True)
 class Prediction:

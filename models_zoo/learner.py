@@ -57,17 +57,23 @@ class Learner(nn.Module):
         """Classify encoded queries `[B, Q, ...]` with adapted tasks."""
         raise NotImplementedError
 
-    def forward(self, support: Support, query: Tensor) -> Prediction:
-        """One episode batch from images: encode, adapt, predict.
-
-        Under autocast only the encoder runs in low precision: squared distances and the scores of
-        a sharp softmax lose too much in bfloat16.
-        """
+    def forward(
+        self, support: Support, query: Tensor, inner_lr: Tensor | None = None
+    ) -> Prediction:
+        """One episode batch from images: encode, adapt, predict."""
         if not self.encodes:
-            return self.predict(self.adapt(support), query)
-        features, query = self.encode_batch(support.x).float(), self.encode_batch(query).float()
+            return self.predict(self.adapt(support, inner_lr), query)
+        features = self.encode_batch(support.x).to(support.x.dtype)
+        return self.classify(support.with_x(features), self.encode_batch(query).to(query.dtype))
+
+    def classify(self, support: Support, query: Tensor) -> Prediction:
+        """Adapt and predict from features, outside autocast.
+
+        Only an encoder may run in low precision: squared distances and the scores of a sharp
+        softmax lose too much in bfloat16.
+        """
         with torch.autocast(query.device.type, enabled=False):
-            return self.predict(self.adapt(support.with_x(features)), query)
+            return self.predict(self.adapt(support), query)
 
     def encode_batch(self, images: Tensor) -> Tensor:
         """`encode` for images with two leading axes: `[B, N, C, H, W]` -> `[B, N, ...]`."""

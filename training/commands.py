@@ -85,7 +85,7 @@ def train(
             raise typer.Exit(INTERRUPTED) from None
         best = run.best
         Console().print(
-            f"Best validation accuracy {best['accuracy']:.2%} after step {best['step']:.0f}, "
+            f"Best validation accuracy {best.accuracy:.2%} after step {best.step}, "
             f"in {folder}. Next: fewshot export {folder}"
         )
 
@@ -134,12 +134,15 @@ def evaluate_entry(
         card = find_card(model, root)
         if way > card.limits.max_way:
             raise ZooError(f"{model} takes at most {card.limits.max_way} classes, not {way}")
+        if runtime == "onnx" and device == "cuda":
+            raise RecipeError("--runtime onnx evaluates on the CPU; use --runtime torch for CUDA")
         place = pick_device(device) if runtime == "torch" else "cpu"
         learner: Learner = (
             load_learner(card, root).to(place) if runtime == "torch" else OnnxLearner.of(card, root)
         )
         store = load_test(card.training.dataset, card.training.split, card.input, data, download)
-        sampler = EpisodeSampler(store, rotations=rotations, device=place, seed=seed)
+        # On the CPU, so that every device is asked the same tasks.
+        sampler = EpisodeSampler(store, rotations=rotations, seed=seed)
         batch = max(1, BATCH_IMAGES // (way * (shot + queries)))
         with Progress(disable=as_json, transient=True) as progress:
             bar = progress.add_task(f"{tasks} tasks", total=tasks)
@@ -151,6 +154,8 @@ def evaluate_entry(
                 shot=shot,
                 queries=queries,
                 batch=batch,
+                inner_lr=card.adaptation.rates if card.adaptation else None,
+                device=place,
                 on_batch=lambda done: progress.advance(bar, done),
             )
         row = Accuracy(
@@ -171,13 +176,16 @@ def evaluate_entry(
             ),
         )
         if record:
-            write_card(with_accuracy(card, row), root)
+            # Read again: another row may have been recorded while this one was measured.
+            write_card(with_accuracy(find_card(model, root), row), root)
         report(row, score, as_json)
 
 
 def with_accuracy(card: Card, row: Accuracy) -> Card:
     """The card with this row in place of an older one of the same protocol."""
-    kept = [old for old in card.accuracy if old.command != row.command]
+    measured = {"mean", "ci95", "command"}
+    protocol = row.model_dump(exclude=measured)
+    kept = [old for old in card.accuracy if old.model_dump(exclude=measured) != protocol]
     rows = sorted([*kept, row], key=lambda a: (a.rotations != "classes", a.way, a.shot))
     return card.model_copy(update={"accuracy": tuple(rows)})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,22 +30,26 @@ def evaluate(
     shot: int,
     queries: int,
     batch: int = 20,
+    inner_lr: Sequence[float] | None = None,
+    device: torch.device | str = "cpu",
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Score:
     """Accuracy of `way`-way `shot`-shot tasks with `queries` queries per class.
 
-    The learner is put into evaluation mode and back. Raises `DataError` when the data do not
-    suffice.
+    `inner_lr` holds the rates of the gradient steps, one per step, for learners that take them.
+    The learner, which lives on `device`, is put into evaluation mode and back. A sampler on the CPU
+    draws the same tasks whatever the device. Raises `DataError` when the data do not suffice.
     """
+    rates = None if inner_lr is None else torch.tensor(inner_lr, device=device)
     was_training = learner.training
     learner.eval()
     accuracies: list[float] = []
     try:
         while len(accuracies) < tasks:
             size = min(batch, tasks - len(accuracies))
-            episode = sampler.sample(size, way, shot, queries)
+            episode = sampler.sample(size, way, shot, queries).to(device)
             with torch.no_grad():
-                logits = learner(episode.support, episode.query).logits
+                logits = learner(episode.support, episode.query, rates).logits
             right = (logits.argmax(-1) == episode.targets).double().mean(1)
             accuracies.extend(right.tolist())
             on_batch(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ from typing import Any
 import torch
 import yaml
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from models_zoo import registry
-from models_zoo.cards import ENTRIES, AttentionSpec, Card, Training, describe_file, write_card
+from models_zoo.cards import ENTRIES, AttentionSpec, Card, Training, describe, write_card
 from models_zoo.learner import InputShape, Learner
 from models_zoo.weights import WEIGHTS
 from training import checkpoint
 from training.graphs import Sizes, example_inputs, hyperparameters, to_onnx
 from training.parity import Difference, compare
 from training.recipe import RECIPES, Recipe, RecipeError, load_recipe
+from training.trainer import BEST
 
 
 def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
@@ -28,25 +30,25 @@ def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
     try:
         content = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         recipe = Recipe.model_validate(content)
-        weights = (run / "best.safetensors").read_bytes()
+        with safe_open(run / BEST, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            best = (file.metadata() or {}).get("best", "{}")
         last = checkpoint.load(run / "last.pt", torch.device("cpu"))
     except FileNotFoundError as error:
         raise RecipeError(
             f"{error.filename}: missing; is {run} the folder of a trained run?"
         ) from None
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, SafetensorError, yaml.YAMLError, ValidationError) as error:
         raise RecipeError(f"{run}: {' '.join(str(error).split())}") from None
-    learner = registry.build(recipe.learner, recipe.config)
     try:
-        learner.load_state_dict(load(weights))
-    except (SafetensorError, RuntimeError) as error:
+        learner = registry.build(recipe.learner, recipe.config)
+        learner.load_state_dict(weights)
+        record = {"step": json.loads(best)["step"]}
+        record |= {key: last[key] for key in ("seconds", "hardware")}
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise RecipeError(f"{run / 'best.safetensors'}: not this run's weights: {reason}") from None
-    return (
-        recipe,
-        learner.eval(),
-        {**last["best"], **{key: last[key] for key in ("seconds", "hardware")}},
-    )
+        raise RecipeError(f"{run / BEST}: not this recipe's weights: {reason}") from None
+    return recipe, learner.eval(), record
 
 
 def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, Difference]:
@@ -61,13 +63,8 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
     graphs = to_onnx(learner, shape)
     difference = compare(learner, shape, graphs)
 
-    folder = root / recipe.id
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in [*folder.glob("*.onnx"), folder / "card.json"]:
-        stale.unlink(missing_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     files = {WEIGHTS: weights, **graphs}
-    for name, data in files.items():
-        checkpoint.write_atomically(folder / name, data)
     family = registry.family(recipe.learner)
     card = Card(
         id=recipe.id,
@@ -95,9 +92,18 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
             hardware=record["hardware"],
         ),
         license="MIT",
-        files={name: describe_file(folder / name) for name in files},
+        files={name: describe(data) for name, data in files.items()},
     )
-    write_card(card, root)
+    # Drafted under another root, so that a reader finds the old entry or the new one.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".export-") as drafts:
+        draft, entry = Path(drafts) / card.id, root / card.id
+        draft.mkdir()
+        for name, data in files.items():
+            checkpoint.write_atomically(draft / name, data)
+        write_card(card, Path(drafts))
+        if entry.exists():
+            entry.replace(Path(drafts) / "replaced")
+        draft.replace(entry)
     report = {"card": recipe.id, **asdict(difference)}
     checkpoint.write_atomically(run / "parity.json", json.dumps(report, indent=2).encode())
     return card, difference

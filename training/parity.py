@@ -63,7 +63,7 @@ class OnnxLearner(Learner):
         """The graphs of a zoo entry. Raises `ZooError`."""
         names = [name for name in card.files if name.endswith(".onnx")]
         adaptation = card.adaptation
-        rates = (adaptation.inner_lr,) * adaptation.steps if adaptation else ()
+        rates = adaptation.rates if adaptation else ()
         return cls({name: read_file(card, name, root) for name in names}, rates)
 
     def run(self, name: str, **inputs: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
@@ -73,7 +73,9 @@ class OnnxLearner(Learner):
         given = {key: value for key, value in inputs.items() if key in wanted}
         return dict(zip(outputs, used.run(None, given), strict=True))
 
-    def forward(self, support: Support, query: torch.Tensor) -> Prediction:
+    def forward(
+        self, support: Support, query: torch.Tensor, inner_lr: torch.Tensor | None = None
+    ) -> Prediction:
         found = self.answer(support, query)
         return Prediction(**{name: torch.from_numpy(found[name]) for name in found})
 
@@ -125,11 +127,13 @@ def compare(
     hyper = hyperparameters(learner)
     onnx = OnnxLearner(files, tuple(hyper[0].tolist()) if hyper else ())
     generator = torch.Generator().manual_seed(seed)
+    compared = 0
     differences: list[NDArray[np.float64]] = []
     same: list[bool] = []
     for case in EPISODES:
         if learner.max_way and case[1] > learner.max_way:
             continue
+        compared += 1
         support, query = random_episode(shape, case, generator)
         encoded = support.with_x(learner.encode_batch(support.x))
         state = learner.adapt(encoded, *hyper)
@@ -150,7 +154,7 @@ def compare(
             differences.append((mine - tensor).abs().double().flatten().numpy())
     everything = np.concatenate(differences)
     found = Difference(
-        len(EPISODES),
+        compared,
         float(np.median(everything)),
         float(np.quantile(everything, QUANTILE)),
         float(everything.max()),

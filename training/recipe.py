@@ -33,7 +33,7 @@ class DataConfig(Section):
         None, description="Where the archives are, if not in the usual places"
     )
     input: InputSpec
-    rotations: Literal["none", "classes", "per_class"] = "none"
+    rotations: Literal["none", "classes", "mirrored", "per_class"] = "none"
     augment: Literal["none", "crop_flip", "affine"] = Field(
         "none", description="Random changes of training images: crop_flip for photos"
     )
@@ -47,7 +47,9 @@ class EpisodeConfig(Section):
     shots: tuple[Shot, ...] = Field(min_length=1)
     queries: int = Field(ge=1, description="per class")
     max_images: int | None = Field(
-        None, description="Fewer tasks in a step whose way and shot would exceed this many images"
+        None,
+        ge=1,
+        description="Fewer tasks in a step that would exceed this many images",
     )
     slots: int | None = Field(
         None, description="Draw label slots from this many (fixed-output learners)"
@@ -56,15 +58,15 @@ class EpisodeConfig(Section):
 
 class ObjectiveConfig(Section):
     name: Literal["episode", "matching", "semantic"] = "episode"
-    weight: float = Field(0.5, description="lambda of the semantic loss")
+    weight: float = Field(0.5, ge=0, description="lambda of the semantic loss")
     labels: Literal["class", "group"] = "class"
 
 
 class OptimizerConfig(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(1e-3, gt=0)
-    weight_decay: float = 0.0
-    clip: float | None = Field(None, description="Largest gradient norm")
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = Field(None, gt=0, description="Largest gradient norm")
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
+import random
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -35,12 +39,13 @@ from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import PackedStore
 from training.evaluate import evaluate
 from training.objectives import build_objective
-from training.recipe import EpisodeConfig, Recipe, RecipeError, ValidationConfig
+from training.recipe import EpisodeConfig, Recipe, RecipeError
 from training.tuning import keep_memory
 
 #: Steps between two looks at the loss; looking waits for an accelerator.
 LOG_EVERY = 25
 VALIDATION_SEED = 20_000
+BEST = "best.safetensors"
 
 
 class Run:
@@ -48,8 +53,9 @@ class Run:
 
     out/recipe.yaml        the recipe
     out/last.pt            the state after the last checkpointed step
-    out/best.safetensors   the weights with the best validation accuracy; best.json says which
+    out/best.safetensors   the weights with the best validation accuracy; its metadata say which
     out/tensorboard/       curves
+    out/.lock              held while a process trains in `out`
     """
 
     def __init__(
@@ -67,7 +73,16 @@ class Run:
             device=device,
             seed=recipe.seed,
         )
-        self.validation_store = store["val"]
+        config, check = recipe.episodes, recipe.validation
+        self.sampler.check(max(config.ways), max(config.shots) + config.queries)
+        # On the CPU, so that every device is validated on the same tasks.
+        self.validation = EpisodeSampler(store["val"], rotations=check.rotations)
+        self.validation.check(check.way, check.shot + check.queries)
+        if self.learner.max_way and recipe.entry.limits.max_way > self.learner.max_way:
+            raise RecipeError(
+                f"{recipe.id}: entry.limits.max_way is {recipe.entry.limits.max_way}, but the "
+                f"learner takes at most {self.learner.max_way} classes"
+            )
         self.objective = build_objective(recipe.objective, self.learner, self.sampler).to(device)
         trained = nn.ModuleList([self.learner, self.objective])
         self.parameters = [p for p in trained.parameters() if p.requires_grad]
@@ -75,7 +90,7 @@ class Run:
         self.step = 0
         self.interrupted = False
         self.seconds = 0.0
-        self.best: dict[str, float] = {"accuracy": 0.0, "step": 0}
+        self.best = Best()
 
     def save(self) -> None:
         checkpoint.save(
@@ -84,12 +99,13 @@ class Run:
                 "step": self.step,
                 "seconds": self.seconds,
                 "hardware": hardware(self.device),
-                "best": self.best,
+                "best": asdict(self.best),
                 "learner": self.learner.state_dict(),
                 "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "episodes": self.sampler.generator.get_state(),
                 "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             },
         )
 
@@ -105,36 +121,51 @@ class Run:
                 "use --fresh or another --out"
             )
         state = checkpoint.load(self.out / "last.pt", self.device)
-        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.step, self.seconds, self.best = state["step"], state["seconds"], Best(**state["best"])
         self.learner.load_state_dict(state["learner"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.sampler.generator.set_state(state["episodes"].cpu())
         torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all([kept.cpu() for kept in state["cuda"]])
 
-    def validate(self) -> float:
-        """Accuracy on validation classes, always of the same tasks; keeps the best weights."""
-        config: ValidationConfig = self.recipe.validation
-        sampler = EpisodeSampler(
-            self.validation_store,
-            rotations=config.rotations,
-            device=self.device,
-            seed=VALIDATION_SEED,
-        )
+    def validate(self, extra: bool = False) -> float:
+        """Accuracy on validation classes, always of the same tasks; keeps the best weights.
+
+        An `extra` validation, where a run is cut short between two regular ones, counts only until
+        a regular one: else a run taken up again might keep other weights than one in one go.
+        """
+        if extra and self.best.step and not self.best.extra:
+            return self.best.accuracy
+        config, adaptation = self.recipe.validation, self.recipe.entry.adaptation
+        self.validation.generator.manual_seed(VALIDATION_SEED)
         score = evaluate(
             self.learner,
-            sampler,
+            self.validation,
             tasks=config.tasks,
             way=config.way,
             shot=config.shot,
             queries=config.queries,
+            inner_lr=adaptation.rates if adaptation else None,
+            device=self.device,
         )
-        if score.mean > self.best["accuracy"]:
-            self.best = {"accuracy": score.mean, "ci95": score.ci95, "step": self.step}
+        if score.mean > self.best.accuracy or self.best.extra:
+            self.best = Best(score.mean, score.ci95, self.step, extra)
             weights = {k: v.contiguous().cpu() for k, v in self.learner.state_dict().items()}
-            checkpoint.write_atomically(self.out / "best.safetensors", to_safetensors(weights))
-            checkpoint.write_atomically(self.out / "best.json", json.dumps(self.best).encode())
+            facts = {"best": json.dumps(asdict(self.best))}
+            checkpoint.write_atomically(self.out / BEST, to_safetensors(weights, facts))
         return score.mean
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far: its accuracy, half its 95% interval, and its step."""
+
+    accuracy: float = 0.0
+    ci95: float = 0.0
+    step: int = 0
+    extra: bool = False
 
 
 @contextmanager
@@ -142,6 +173,10 @@ def fitting(recipe: Recipe) -> Iterator[None]:
     """Learner, objective and episodes that do not go together become a `RecipeError`."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise RecipeError(
+            f"{recipe.id}: out of memory; lower episodes.tasks, or use --device cpu"
+        ) from None
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise RecipeError(
@@ -178,14 +213,10 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.opti
     return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-def draw_episode(sampler: EpisodeSampler, config: EpisodeConfig) -> Episode:
-    """A batch of one way and shot, drawn from the recipe's lists."""
-
-    def pick(values: tuple[int, ...]) -> int:
-        index = torch.randint(len(values), (1,), generator=sampler.generator, device=sampler.device)
-        return values[int(index)]
-
-    way, shot = pick(config.ways), pick(config.shots)
+def draw_episode(sampler: EpisodeSampler, config: EpisodeConfig, seed: str) -> Episode:
+    """A batch of one way and shot, drawn from the recipe's lists as `seed` says."""
+    dice = random.Random(seed)  # not the sampler's generator: reading that waits for a GPU
+    way, shot = dice.choice(config.ways), dice.choice(config.shots)
     tasks = config.tasks
     if config.max_images:
         tasks = max(1, min(tasks, config.max_images // (way * (shot + config.queries))))
@@ -216,19 +247,34 @@ def train(
         run = Run(recipe, out, stores, place)
         rehearse(run)
     out.mkdir(parents=True, exist_ok=True)
-    if (out / "last.pt").exists() and not fresh:
-        run.resume()
-    else:
-        for stale in ("last.pt", "best.safetensors", "best.json"):
-            (out / stale).unlink(missing_ok=True)
-        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-        checkpoint.write_atomically(out / "recipe.yaml", text.encode())
-    board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step)
-    with board, bar(run, quiet) as tick, finishing_the_step(run):
-        loop(run, min(until or recipe.steps, recipe.steps), board, tick)
+    with alone(out):
+        if (out / "last.pt").exists() and not fresh:
+            run.resume()
+        else:
+            for stale in ("last.pt", BEST):
+                (out / stale).unlink(missing_ok=True)
+            text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+            checkpoint.write_atomically(out / "recipe.yaml", text.encode())
+        board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step + 1)
+        with board, bar(run, quiet) as tick, finishing_the_step(run):
+            loop(run, min(until or recipe.steps, recipe.steps), board, tick)
     if run.interrupted:
         raise KeyboardInterrupt
     return run
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Refuse to train where another process trains; the lock goes with the process."""
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RecipeError(f"{out}: another process trains here; use another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
@@ -236,7 +282,7 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
     run.learner.train()
     while run.step < until and not run.interrupted:
         started = time.perf_counter()
-        episode = draw_episode(run.sampler, recipe.episodes)
+        episode = draw_episode(run.sampler, recipe.episodes, f"{recipe.seed}/{run.step}")
         rate = recipe.optimizer.lr * recipe.optimizer.factor(run.step, recipe.steps)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
@@ -256,11 +302,17 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
                 "loss": float(loss.detach()),
                 **{k: float(v.detach()) for k, v in metrics.items()},
             }
+            if not math.isfinite(scalars["loss"]):
+                raise RecipeError(
+                    f"{recipe.id}: the loss is {scalars['loss']} at step {run.step}; lower "
+                    "optimizer.lr or set optimizer.clip, then start again with --fresh"
+                )
             for name, value in scalars.items():
                 board.add_scalar(f"train/{name}", value, run.step)
             tick(run.step, scalars)
-        if run.step % recipe.validation.every == 0 or run.step == until:
-            accuracy = run.validate()
+        regular = run.step % recipe.validation.every == 0 or run.step == recipe.steps
+        if regular or run.step == until:
+            accuracy = run.validate(extra=not regular)
             board.add_scalar("val/accuracy", accuracy, run.step)
             tick(run.step, {"val": accuracy})
         run.seconds += time.perf_counter() - started

@@ -16,6 +16,7 @@ Where the seed is silent:
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,13 @@ from models_zoo.backbones.conv4 import Conv4, conv_block
 from models_zoo.episode import ABSENT, Prediction, Support, TaskState, mask_absent
 from models_zoo.learner import Learner
 from models_zoo.metric.memory import write_memory
+
+#: Where the learned temperatures of Eq. 5 and of Eq. 2 and 9 start, for features of length one.
+READ_SCALE, MATCH_SCALE = 10.0, 10.0
+
+#: Which features are L2-normalised: none; those written to memory (Eq. 3); or those and both sides
+#: of the match (Eq. 6 and 9).
+Normalize = Literal["none", "write", "match"]
 
 
 class ContextualLearner(nn.Module):
@@ -74,7 +82,7 @@ class MMNet(Learner):
         slots: int = 128,
         key_dim: int = 512,
         lstm: int = 512,
-        normalize: bool = True,
+        normalize: Normalize = "match",
     ) -> None:
         super().__init__()
         self.trunk = Conv4(channels, hidden, (True, True, True))
@@ -87,7 +95,9 @@ class MMNet(Learner):
         self.to_key = nn.Linear(self.dim, key_dim, bias=False)  # T_z
         self.from_key = nn.Linear(key_dim, self.dim, bias=False)  # T_c
         self.context = ContextualLearner(key_dim, lstm, hidden * 9)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / math.sqrt(self.dim))))
+        start = MATCH_SCALE if normalize == "match" else 1 / math.sqrt(self.dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(start)))
+        self.log_read_scale = nn.Parameter(torch.tensor(math.log(READ_SCALE)))
         self.slots, self.hidden, self.normalize = slots, hidden, normalize
         self.attention_layers = 1
         self.backbone_name = f"conv4-{hidden}"
@@ -105,11 +115,14 @@ class MMNet(Learner):
         """
         z = self.last_support(support.x.flatten(0, 1)).flatten(1)
         z = z.unflatten(0, support.mask.shape)
-        keys = self.to_key(F.normalize(z, dim=-1) if self.normalize else z)  # Eq. 3
+        unit = F.normalize(z, dim=-1)
+        z = unit if self.normalize == "match" else z
+        keys = self.to_key(z if self.normalize == "none" else unit)  # Eq. 3
         memory, used = write_memory(keys, support.labels, support.mask, self.slots)  # Eq. 4
 
         filled = torch.arange(memory.shape[1], device=memory.device) < used.unsqueeze(1)
-        scores = (keys @ memory.transpose(1, 2)).masked_fill(~filled.unsqueeze(1), ABSENT)
+        scores = self.log_read_scale.exp() * (keys @ memory.transpose(1, 2))
+        scores = scores.masked_fill(~filled.unsqueeze(1), ABSENT)
         read = scores.softmax(-1) @ memory  # Eq. 5
         embeddings = self.from_key(read) + z  # Eq. 6
         kernel = self.context(memory, used)
@@ -124,6 +137,8 @@ class MMNet(Learner):
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
         """P(y | x, S) = the weights of the support examples labelled y, summed (Eq. 2, 9)."""
         embedded = self.embed_query(query, state["kernel"])
+        if self.normalize == "match":
+            embedded = F.normalize(embedded, dim=-1)
         scores = self.log_scale.exp() * (embedded @ state["embeddings"].transpose(1, 2))
         scores = scores.masked_fill(~state["mask"].unsqueeze(1), ABSENT)
         log_weights = scores.log_softmax(-1)  # [B, Q, N]

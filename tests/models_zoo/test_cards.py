@@ -13,7 +13,7 @@ from models_zoo.cards import (
     MAX_CARD_BYTES,
     Card,
     ZooError,
-    describe_file,
+    describe,
     find_card,
     list_cards,
     load_card,
@@ -71,7 +71,7 @@ def test_an_entry_s_files_are_read_and_verified(tmp_path: Path) -> None:
     card = load_card(build(tmp_path))
     verify(card, tmp_path)
     assert {name: read_file(card, name, tmp_path) for name in card.files} == FILES
-    assert describe_file(tmp_path / "tiny" / "adapt.onnx") == card.files["adapt.onnx"]
+    assert describe((tmp_path / "tiny" / "adapt.onnx").read_bytes()) == card.files["adapt.onnx"]
     assert not card.encodes
 
 

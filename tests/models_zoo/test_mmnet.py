@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models_zoo.episode import Support
-from models_zoo.metric.mmnet import ContextualLearner, MMNet
+from models_zoo.metric.mmnet import ContextualLearner, MMNet, Normalize
 from tests.models_zoo.making import CONFIGS, MIXED, images, make, support_of
 from tests.models_zoo.test_memory import naive as naive_write
 
@@ -38,12 +38,15 @@ def naive(learner: MMNet, support: Support, task: int, query: Tensor) -> tuple[T
     kept = support.mask[task]
     labels = support.labels[task, kept].tolist()
     z = [learner.last_support(x[None]).flatten() for x in support.x[task, kept]]
-    written = [v / v.norm() if learner.normalize else v for v in z]
+    if learner.normalize == "match":
+        z = [v / v.norm() for v in z]
+    written = z if learner.normalize == "none" else [v / v.norm() for v in z]
     keys = torch.stack([learner.to_key.weight @ v for v in written])  # Eq. 3
     memory, _ = naive_write(keys, labels, learner.slots)  # Eq. 4
     g = []
     for key, feature in zip(keys, z, strict=True):
-        a = torch.stack([key @ m for m in memory]).softmax(0)  # Eq. 5
+        scores = torch.stack([key @ m for m in memory])
+        a = (learner.log_read_scale.exp() * scores).softmax(0)  # Eq. 5
         c = sum(weight * m for weight, m in zip(a, memory, strict=True))
         g.append(learner.from_key.weight @ c + feature)  # Eq. 6
     kernel = naive_weights(learner.context, torch.stack(memory)).reshape(learner.hidden, 1, 3, 3)
@@ -52,7 +55,8 @@ def naive(learner: MMNet, support: Support, task: int, query: Tensor) -> tuple[T
         h = F.conv2d(x[None], learner.before.weight)
         h = F.conv2d(h, kernel, padding=1, groups=learner.hidden)
         h = F.max_pool2d(F.relu(learner.norm(F.conv2d(h, learner.after.weight))), 2)
-        scores = torch.stack([h.flatten() @ support_image for support_image in g])  # Eq. 2
+        embedded = h.flatten() / h.norm() if learner.normalize == "match" else h.flatten()
+        scores = torch.stack([embedded @ support_image for support_image in g])  # Eq. 2
         weights.append((learner.log_scale.exp() * scores).softmax(0))
         pairs = list(zip(weights[-1], labels, strict=True))
         probabilities.append([sum(w for w, y in pairs if y == k) for k in range(support.way)])
@@ -60,15 +64,16 @@ def naive(learner: MMNet, support: Support, task: int, query: Tensor) -> tuple[T
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("normalize", ["none", "write", "match"])
 @pytest.mark.parametrize("labels", [MIXED, WIDE])
 def test_the_answer_is_that_of_the_equations(
-    labels: tuple[tuple[int | None, ...], ...], normalize: bool
+    labels: tuple[tuple[int | None, ...], ...], normalize: Normalize
 ) -> None:
     learner = make("mmnet")
     assert isinstance(learner, MMNet)
     learner.normalize = normalize
     learner.log_scale.fill_(0.3)
+    learner.log_read_scale.fill_(1.2)
     support = support_of(labels, 8, 2, 2)
     query = torch.randn(len(labels), 3, 8, 2, 2, dtype=torch.float64)
     found = learner.predict(learner.adapt(support), query)

@@ -19,7 +19,7 @@ from models_zoo.cards import (
     Limits,
     Paper,
     Training,
-    describe_file,
+    describe,
     write_card,
 )
 
@@ -240,7 +240,7 @@ def _entry(
             dataset="none", split="none", recipe="none", steps=0, seed=0, minutes=0, hardware="none"
         ),
         license="MIT",
-        files={path.name: describe_file(path) for path in sorted(folder.glob("*.onnx"))},
+        files={path.name: describe(path.read_bytes()) for path in sorted(folder.glob("*.onnx"))},
     )
     write_card(card, root)
 

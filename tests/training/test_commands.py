@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
@@ -24,7 +25,7 @@ from models_zoo.episode import Support
 from models_zoo.weights import load_learner
 from tests.training.making import LEARNERS, SIDE, recipe, write_recipe
 from training import export, trainer
-from training.data.load import load_splits
+from training.data.load import load_test
 from training.data.sampler import EpisodeSampler
 from training.parity import OnnxLearner, ParityError
 from training.recipe import RecipeError
@@ -54,7 +55,8 @@ def made(made_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_card_tells_the_facts_of_the_run(made: Path) -> None:
     card = load_card(made / "zoo" / ENTRY)
-    best = json.loads((made / "run" / "best.json").read_text())
+    with safe_open(made / "run" / "best.safetensors", "pt") as file:
+        best = file.metadata()
     wanted = recipe()
     assert card.learner == "prototypical"
     assert card.family == "metric"
@@ -64,7 +66,7 @@ def test_the_card_tells_the_facts_of_the_run(made: Path) -> None:
     assert card.paper == wanted.entry.paper
     assert card.input == wanted.data.input
     assert (card.attention.layers, card.attention.task, card.attention.query) == (1, True, None)
-    assert card.training.steps == best["step"]
+    assert card.training.steps == json.loads(best["best"])["step"]
     assert (card.training.dataset, card.training.split) == ("folder", "50/25/25")
     assert not card.transductive
     assert card.accuracy == ()
@@ -132,8 +134,10 @@ def test_an_export_that_disagrees_writes_nothing(
     run = tmp_path / "run"
     shutil.copytree(made / "run", run)
     graphs = {path.name: path.read_bytes() for path in (made / "zoo" / ENTRY).glob("*.onnx")}
-    weights = load_file(run / "best.safetensors")
-    save_file({key: value * 1.5 for key, value in weights.items()}, run / "best.safetensors")
+    with safe_open(run / "best.safetensors", "pt") as file:
+        facts = file.metadata()
+    weights = {k: v * 1.5 for k, v in load_file(run / "best.safetensors").items()}
+    save_file(weights, run / "best.safetensors", facts)
     monkeypatch.setattr(export, "to_onnx", lambda *_: graphs)
     with pytest.raises(ParityError):
         export.export(run, tmp_path / "zoo")
@@ -171,7 +175,8 @@ def test_evaluate_measures_test_classes_and_records_the_row(
 
     card = load_card(tmp_path / "zoo" / ENTRY)
     learner = load_learner(card, tmp_path / "zoo")
-    store = load_splits(recipe().data, made_data)["test"]
+    data = recipe().data
+    store = load_test(data.dataset, data.split, data.input, made_data)
     episode = EpisodeSampler(store, seed=5).sample(12, 3, 2, 3)
     with torch.no_grad():
         answers = learner(episode.support, episode.query).logits.argmax(-1)

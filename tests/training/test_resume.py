@@ -74,8 +74,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     """Everything that decides how a run goes on, and what it has kept."""
     last = checkpoint.load(folder / "last.pt", torch.device("cpu"))
     del last["seconds"]
-    best = (folder / "best.json").read_bytes(), (folder / "best.safetensors").read_bytes()
-    return last | {"files": best}
+    return last | {"best weights": (folder / "best.safetensors").read_bytes()}
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
@@ -108,7 +107,7 @@ def undisturbed(made_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     [
         ("step", 9, 6),  # between two checkpoints, after a validation that was not checkpointed
         ("write last.pt", 3, 6),  # in the middle of the checkpoint of step 9
-        ("write best.json", 1, 3),  # the best weights are new, their record is missing
+        ("write best.safetensors", 1, 3),  # in the middle of the first best weights
         ("write last.pt", 1, None),  # before there is any checkpoint
     ],
 )
@@ -189,6 +188,27 @@ def test_a_run_can_be_stopped_at_a_step_and_taken_up_again(
     assert_same(undisturbed, state_of(tmp_path))
 
 
+def test_an_extra_validation_never_decides_which_weights_are_best(
+    undisturbed: dict[str, Any], made_data: Path, tmp_path: Path
+) -> None:
+    """Stopped at 2 and 6, between the validations of every fourth step."""
+    cut = train(recipe(LEARNER), tmp_path, root=made_data, until=2, quiet=True)
+    assert cut.best.extra
+    assert cut.best.step == 2
+    cut = train(recipe(LEARNER), tmp_path, root=made_data, until=6, quiet=True)
+    assert not cut.best.extra
+    assert cut.best.step == 4
+    train(recipe(LEARNER), tmp_path, root=made_data, quiet=True)
+    assert_same(undisturbed, state_of(tmp_path))
+
+
+def test_two_runs_do_not_share_a_folder(made_data: Path, tmp_path: Path) -> None:
+    with trainer.alone(tmp_path), pytest.raises(RecipeError, match="another process"):
+        train(recipe(), tmp_path, root=made_data, quiet=True)
+    assert not (tmp_path / "last.pt").exists()
+    train(recipe(steps=3), tmp_path, root=made_data, quiet=True)
+
+
 def test_another_recipe_does_not_go_on_in_the_same_folder(made_data: Path, tmp_path: Path) -> None:
     train(recipe(steps=3), tmp_path, root=made_data, quiet=True)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
@@ -242,7 +262,7 @@ def test_a_checkpoint_is_not_unpickled(tmp_path: Path) -> None:
 def test_a_file_is_the_old_one_until_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "best.json"
+    path = tmp_path / "weights"
     write_atomically(path, b"old")
 
     def full(*_: Any) -> None:

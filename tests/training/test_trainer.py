@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,7 +18,7 @@ from tests.training.making import LEARNERS, OBJECTIVES, recipe
 from training import trainer
 from training.data.load import load_splits
 from training.data.sampler import Episode, EpisodeSampler
-from training.data.store import PackedStore
+from training.data.store import DataError, PackedStore
 from training.evaluate import Score
 from training.objectives import build_objective
 from training.recipe import EpisodeConfig, ObjectiveConfig, RecipeError
@@ -80,8 +82,9 @@ def test_a_run_keeps_the_learner_s_weights_in_float32(
 ) -> None:
     wanted = recipe(name, precision=precision, steps=4)
     run = train(wanted, tmp_path, root=made_data, quiet=True)
-    assert json.loads((tmp_path / "best.json").read_text()) == run.best
-    assert run.best["step"] == run.step == 4
+    with safe_open(tmp_path / "best.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["best"]) == asdict(run.best)
+    assert run.best.step == run.step == 4
     weights = load_file(tmp_path / "best.safetensors")
     learner = registry.build(name, LEARNERS[name])
     learner.load_state_dict(weights)  # neither more nor fewer: the objective's own stay behind
@@ -91,14 +94,14 @@ def test_a_run_keeps_the_learner_s_weights_in_float32(
 
 def test_training_learns_to_tell_classes_it_never_saw(made_data: Path, tmp_path: Path) -> None:
     run = train(recipe(steps=24), tmp_path, root=made_data, quiet=True)
-    assert run.best["accuracy"] > 0.6  # one in three by chance
+    assert run.best.accuracy > 0.6  # one in three by chance
 
 
 def test_the_best_weights_have_the_accuracy_they_claim(made_data: Path, tmp_path: Path) -> None:
     run = train(recipe(), tmp_path, root=made_data, quiet=True)
-    best = dict(run.best)
+    best = run.best
     run.learner.load_state_dict(load_file(tmp_path / "best.safetensors"))
-    assert run.validate() == best["accuracy"]
+    assert run.validate() == best.accuracy
 
 
 def test_the_best_weights_are_of_the_best_validation_not_the_last(
@@ -112,7 +115,7 @@ def test_the_best_weights_are_of_the_best_validation_not_the_last(
 
     monkeypatch.setattr(trainer, "evaluate", scripted)
     run = train(recipe(), tmp_path, root=made_data, quiet=True)
-    assert run.best == {"accuracy": 0.9, "ci95": 0.01, "step": 8}
+    assert run.best == trainer.Best(0.9, 0.01, 8)
     kept = load_file(tmp_path / "best.safetensors")
     assert all(torch.equal(kept[key], weights[1][key]) for key in kept)
     assert not all(torch.equal(kept[key], weights[2][key]) for key in kept)
@@ -123,8 +126,9 @@ def test_validation_is_of_validation_classes_at_the_recipe_s_steps(
 ) -> None:
     seen = []
 
-    def spy(self: trainer.Run) -> float:
-        seen.append((self.step, self.validation_store.classes))
+    def spy(self: trainer.Run, extra: bool) -> float:
+        assert not extra
+        seen.append((self.step, len(self.validation.counts)))
         return 0.5
 
     monkeypatch.setattr(trainer.Run, "validate", spy)
@@ -132,7 +136,7 @@ def test_validation_is_of_validation_classes_at_the_recipe_s_steps(
     train(recipe(), tmp_path, root=made_data, quiet=True)
     splits = load_splits(recipe().data, made_data)
     assert [step for step, _ in seen] == [4, 8, 12]
-    assert all(classes == splits["val"].classes for _, classes in seen)
+    assert all(classes == len(splits["val"].classes) for _, classes in seen)
     curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [e.step for e in curves.Scalars("val/accuracy")] == [4, 8, 12]
     assert [e.step for e in curves.Scalars("train/loss")] == [5, 10]
@@ -160,8 +164,8 @@ def test_training_episodes_mix_the_recipe_s_ways_and_shots(store: PackedStore) -
     config = EpisodeConfig(tasks=8, ways=(2, 4), shots=(1, 3), queries=2, max_images=50)
     sampler = EpisodeSampler(store)
     seen = set()
-    for _ in range(60):
-        episode = draw_episode(sampler, config)
+    for number in range(60):
+        episode = draw_episode(sampler, config, str(number))
         tasks, way = episode.support.class_mask.shape
         shot = episode.support.mask.shape[1] // way
         seen.add((way, shot))
@@ -171,7 +175,7 @@ def test_training_episodes_mix_the_recipe_s_ways_and_shots(store: PackedStore) -
 
 def test_a_step_too_large_for_max_images_still_has_one_task(store: PackedStore) -> None:
     config = EpisodeConfig(tasks=8, ways=(4,), shots=(3,), queries=2, max_images=5)
-    assert draw_episode(EpisodeSampler(store), config).support.x.shape[:2] == (1, 12)
+    assert draw_episode(EpisodeSampler(store), config, "").support.x.shape[:2] == (1, 12)
 
 
 def test_the_seed_decides_the_run(made_data: Path, tmp_path: Path) -> None:
@@ -203,3 +207,54 @@ def test_a_learner_that_does_not_fit_is_told_before_the_first_step(
         train(recipe(learner, **changes), tmp_path / "run", root=made_data, quiet=True)
     assert "\n" not in str(told.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"validation": {"way": 40}}, "40-way tasks need 40 classes"),
+        ({"validation": {"way": 3, "queries": 500}}, "501 images per class needed"),
+        ({"episodes": {"tasks": 1, "ways": [3], "shots": [1, 400], "queries": 2}}, "402 images"),
+    ],
+)
+def test_tasks_that_the_data_cannot_give_are_told_before_the_first_step(
+    changes: dict[str, Any], reason: str, made_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=reason):
+        train(recipe(**changes), tmp_path / "run", root=made_data, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_entry_may_not_promise_more_classes_than_its_learner_takes(
+    made_data: Path, tmp_path: Path
+) -> None:
+    wanted = recipe("maml")
+    entry = wanted.entry.model_copy(
+        update={"limits": wanted.entry.limits.model_copy(update={"max_way": 99})}
+    )
+    with pytest.raises(RecipeError, match="max_way is 99"):
+        train(wanted.model_copy(update={"entry": entry}), tmp_path, root=made_data, quiet=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "LOG_EVERY", 2)
+    wild = recipe(optimizer={"name": "sgd", "lr": 1e30})
+    with pytest.raises(RecipeError, match=r"the loss is (nan|inf)"):
+        train(wild, tmp_path, root=made_data, quiet=True)
+
+
+def test_validation_adapts_as_the_entry_will(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+
+    def spy(*_: Any, inner_lr: Any, **__: Any) -> Score:
+        rates.append(inner_lr)
+        return Score(0.5, 0.1, 10)
+
+    monkeypatch.setattr(trainer, "evaluate", spy)
+    train(recipe("maml", steps=4), tmp_path / "maml", root=made_data, quiet=True)
+    train(recipe(steps=4), tmp_path / "proto", root=made_data, quiet=True)
+    assert rates == [(1.0, 1.0), None]

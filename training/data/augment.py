@@ -33,11 +33,14 @@ def affine(
     shear: float = 0.15,
     scale: float = 0.15,
     shift: float = 2.0,
+    share: float = 0.5,
 ) -> Tensor:
     """Small affine distortions of images `[M, C, H, W]`, as Koch et al. (2015) draw them.
 
     Turn by up to `degrees`, shear and scale by up to those fractions, shift by up to `shift`
-    pixels. What comes in from outside is 0, the background of inverted drawings.
+    pixels. What comes in from outside is 0, the background of inverted drawings. Only a `share` of
+    the images is distorted, the others are shifted by whole pixels: resampling blurs, and the
+    images of a test are sharp.
     """
     count, _, height, width = images.shape
 
@@ -56,6 +59,11 @@ def affine(
         ],
         1,
     )
+    chosen = torch.rand(count, 1, 1, generator=generator, device=images.device) < share
+    whole = matrix[:, :, 2:].mul(matrix.new_tensor([[width / 2], [height / 2]])).round()
+    still = torch.eye(2, device=images.device).expand(count, 2, 2)
+    unblurred = torch.cat([still, whole / whole.new_tensor([[width / 2], [height / 2]])], 2)
+    matrix = torch.where(chosen, matrix, unblurred)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     turned = F.grid_sample(images.float(), grid, align_corners=False)
     return turned.round_().to(images.dtype)

@@ -7,17 +7,23 @@ from pathlib import Path
 from models_zoo.cards import InputSpec
 from training.data.sources import load_dataset
 from training.data.splits import split_classes
-from training.data.store import PackedStore
+from training.data.store import DataError, PackedStore
 from training.recipe import DataConfig
 
 
 def load_splits(
     config: DataConfig, root: Path | None = None, download: bool = False
 ) -> dict[str, PackedStore]:
-    """The "train", "val" and "test" stores, their classes disjoint. Raises `DataError`."""
+    """The "train" and "val" stores, their classes disjoint. Raises `DataError`."""
     store = load_dataset(config.dataset, root or config.root, config.input, download=download)
     split = split_classes(config.dataset, config.split, store)
-    return {part: store.select(classes) for part, classes in split.items()}
+    empty = [part for part in ("train", "val") if not split[part]]
+    if empty:
+        raise DataError(
+            f"{config.dataset}, split {config.split}: no classes are left for {empty[0]!r} of "
+            f"{len(store.classes)}; add classes or give this part a larger share"
+        )
+    return {part: store.select(split[part]) for part in ("train", "val")}
 
 
 def load_test(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from training.data.store import DataError, PackedStore
 #: Target of a padding query; `cross_entropy` skips it.
 IGNORE = -100
 
-Rotations = Literal["none", "classes", "per_class"]
+Rotations = Literal["none", "classes", "mirrored", "per_class"]
+#: Versions of each class: turned by 0 to 270 degrees, and these once more as in a mirror.
+VERSIONS = {"none": 1, "classes": 4, "mirrored": 8, "per_class": 4}
 Augment = Literal["none", "crop_flip", "affine"]
 AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "crop_flip": crop_and_flip,
@@ -44,12 +47,24 @@ class Episode:
     support_classes: Tensor
     query_classes: Tensor
 
+    def to(self, device: torch.device | str) -> Episode:
+        """The episode on another device."""
+        parts = (self.query, self.targets, self.support_classes, self.query_classes)
+        return Episode(self.support.to(device), *(part.to(device) for part in parts))
+
+
+def turn(images: Tensor, version: int) -> Tensor:
+    """Version 0 to 7 of square images `[..., H, W]`: quarter turns, from 4 on mirrored."""
+    return torch.rot90(images.flip(-1) if version >= 4 else images, version % 4, (-2, -1))
+
 
 class EpisodeSampler:
     """Draws C-way k-shot episodes, mixed in one batch if asked.
 
     rotations: "classes"    each class turned by 90, 180, 270 degrees is a class of its own
                             (Santoro et al. 2016; Snell et al. 2017)
+               "mirrored"   these, and their mirror images, are classes of their own: as many
+                            again for training, where the test's protocol does not count
                "per_class"  a turn is drawn for every class of every task (Finn et al. 2017)
     slots:     labels are drawn from 0..slots-1 at random instead of 0..way-1, so that a learner
                with a fixed number of outputs learns to do without some of them
@@ -66,14 +81,15 @@ class EpisodeSampler:
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
-        images = torch.as_tensor(store.images.copy(), device=device)
+        # Not copied where it lies in memory already; a memory map is read in.
+        images = torch.from_numpy(np.require(store.images, requirements=["C", "W"])).to(device)
         self.base_classes = len(store.classes)
         self.rotations, self.slots, self.augment = rotations, slots, augment
-        turns = 1 if rotations == "none" else 4
+        turns = VERSIONS[rotations]
         if turns > 1 and images.shape[-2] != images.shape[-1]:
             raise DataError("rotations need square images; set the input's height to its width")
         # Turned copies behind one another: class t * base_classes + c is class c turned t times.
-        self.images = torch.cat([torch.rot90(images, t, (-2, -1)) for t in range(turns)])
+        self.images = torch.cat([turn(images, t) for t in range(turns)]) if turns > 1 else images
         starts = torch.as_tensor(store.offsets[:-1])
         self.starts = torch.cat([starts + t * len(images) for t in range(turns)]).to(device)
         self.counts = torch.as_tensor(store.offsets).diff().repeat(turns).to(device)
@@ -100,7 +116,7 @@ class EpisodeSampler:
         ways = self._per_task(way, tasks)
         shots = self._per_task(shot, tasks)
         most_way, most_shot = int(ways.max()), int(shots.max())
-        self._check(most_way, most_shot + queries)
+        self.check(most_way, most_shot + queries)
 
         classes = self._draw_classes(tasks, most_way)
         items = self._draw_items(classes, most_shot + queries)
@@ -144,7 +160,8 @@ class EpisodeSampler:
         values = torch.as_tensor(value, device=self.device).expand(tasks)
         return values
 
-    def _check(self, way: int, per_class: int) -> None:
+    def check(self, way: int, per_class: int) -> None:
+        """Raise `DataError` where the store has too few classes or images for such tasks."""
         if way > self.base_classes:
             raise DataError(f"{way}-way tasks need {way} classes, there are {self.base_classes}")
         least = int(self.counts.min())

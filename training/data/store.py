@@ -7,9 +7,6 @@ class names, their groups (alphabet, super-class) and the number of images of ea
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,21 +60,6 @@ class PackedStore:
             )
             for i in picked
         )
-
-    def save(self, folder: Path) -> None:
-        """Write the store; readers see all of it or nothing."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        np.save(draft / "images.npy", self.images)
-        index = {
-            "classes": self.classes,
-            "groups": self.groups,
-            "counts": np.diff(self.offsets).tolist(),
-        }
-        (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(draft, folder)
 
     @classmethod
     def load(cls, folder: Path) -> PackedStore:

@@ -38,10 +38,9 @@ class SemanticLoss(Objective):
         self.output = nn.Linear(channels, outputs)  # W_sem of Eq. 11
 
     def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
-        support_maps = learner.encode_batch(episode.support.x)
-        query_maps = learner.encode_batch(episode.query)
-        state = learner.adapt(episode.support.with_x(support_maps))
-        logits = learner.predict(state, query_maps).logits.float()
+        support_maps = learner.encode_batch(episode.support.x).float()
+        query_maps = learner.encode_batch(episode.query).float()
+        logits = learner.classify(episode.support.with_x(support_maps), query_maps).logits
         task = F.cross_entropy(logits.flatten(0, 1), episode.targets.flatten(), ignore_index=IGNORE)
 
         maps = torch.cat([support_maps.flatten(0, 1), query_maps.flatten(0, 1)])

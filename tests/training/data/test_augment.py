@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training.data.augment import affine, crop_and_flip
@@ -85,7 +86,7 @@ def moments(image: Tensor) -> tuple[float, float, float, float]:
 
 
 def distorted(count: int = 300, **bounds: float) -> np.ndarray:
-    still = {"degrees": 0.0, "shear": 0.0, "scale": 0.0, "shift": 0.0}
+    still = {"degrees": 0.0, "shear": 0.0, "scale": 0.0, "shift": 0.0, "share": 1.0}
     images = bar().expand(count, -1, -1, -1)
     turned = affine(images, torch.Generator().manual_seed(5), **still | bounds)
     assert turned.dtype == torch.uint8
@@ -97,6 +98,25 @@ def test_no_distortion_is_the_image() -> None:
     images = torch.randint(256, (4, 3, 10, 14), dtype=torch.uint8)
     still = affine(images, torch.Generator(), degrees=0, shear=0, scale=0, shift=0)
     assert (still.int() - images.int()).abs().max() <= 1
+
+
+def test_only_a_share_of_the_images_is_distorted_and_the_others_are_shifted_by_whole_pixels() -> (
+    None
+):
+    images = torch.randint(1, 256, (400, 1, 20, 28), dtype=torch.uint8)
+    turned = affine(images, torch.Generator().manual_seed(0), share=0.25).int()
+    shifts = []
+    for before, after in zip(images[:, 0].int(), turned[:, 0], strict=True):
+        padded = F.pad(before, (2, 2, 2, 2))
+        near = [
+            (y - 2, x - 2)
+            for y in range(5)
+            for x in range(5)
+            if (padded[y : y + 20, x : x + 28] - after).abs().max() <= 1
+        ]
+        shifts.extend(near)
+    assert 0.7 < len(shifts) / 400 < 0.8
+    assert set(shifts) == {(y, x) for y in range(-2, 3) for x in range(-2, 3)}
 
 
 def test_distortions_fill_their_bounds_and_keep_within_them() -> None:
@@ -123,6 +143,6 @@ def test_distortions_fill_their_bounds_and_keep_within_them() -> None:
 
 def test_what_comes_in_from_outside_is_dark() -> None:
     bright = torch.full((50, 1, 12, 12), 255, dtype=torch.uint8)
-    moved = affine(bright, torch.Generator().manual_seed(0), shift=5.0)
+    moved = affine(bright, torch.Generator().manual_seed(0), shift=5.0, share=1.0)
     assert (moved[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]] == 0).any(1).float().mean() > 0.5
     assert (moved[:, 0, 6, 6] == 255).all()
