@@ -1,0 +1,95 @@
+"""SIGTERM to a real server: it says so, finishes what it began, takes nothing new, and ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.asking import assert_problem, encoded, noise
+from tests.service.process import PATIENCE, Server, serving
+
+
+class HalfSent:
+    """A prediction whose body has arrived in part."""
+
+    def __init__(self, server: Server) -> None:
+        request = httpx.Client().build_request(
+            "POST",
+            server.base + "/v1/predictions",
+            data={"model": "mean", "support_labels": ["a", "b"]},
+            files=[("support_images", ("1.png", encoded(noise(i)))) for i in (1, 2)]
+            + [("query_images", ("q.png", encoded(noise(3))))],
+        )
+        body = request.read()
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        self._rest = body[-100:]
+        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+        self._socket.sendall(f"POST /v1/predictions HTTP/1.1\r\n{head}\r\n".encode() + body[:-100])
+
+    def finish(self) -> None:
+        self._socket.sendall(self._rest)
+
+    def answer(self) -> str:
+        """Everything until the server hangs up."""
+        with self._socket:
+            parts = iter(lambda: self._socket.recv(65_536), b"")
+            return b"".join(parts).decode()
+
+
+def stop(server: Server) -> None:
+    """SIGTERM, and wait until /readyz says so: 200 may still come before the signal does."""
+    server.process.send_signal(signal.SIGTERM)
+    give_up = time.monotonic() + PATIENCE
+    while (answer := httpx.get(server.base + "/readyz")).status_code == 200:
+        assert time.monotonic() < give_up
+    assert_problem(answer, 503, "not-ready")
+
+
+def begun(server: Server) -> None:
+    """Wait until the server has seen the half-sent request."""
+    give_up = time.monotonic() + PATIENCE
+    while "fewshot_http_requests_in_progress 1.0" not in httpx.get(server.base + "/metrics").text:
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_begun_is_finished_and_nothing_new_is_taken(
+    zoo: Path, tmp_path: Path, workers: int
+) -> None:
+    with serving(zoo, tmp_path, "--workers", workers, "--shutdown-s", 60) as server:
+        request = HalfSent(server)
+        begun(server)
+        stop(server)
+        refused = httpx.post(server.base + "/v1/predictions", files={"x": b"y" * 100_000})
+        assert_problem(refused, 503, "not-ready")
+        assert refused.headers["retry-after"] == "1"
+        assert httpx.get(server.base + "/livez").status_code == 200
+        assert server.process.poll() is None
+        request.finish()
+        assert '"classes":["a","b"]' in request.answer()
+        server.process.wait(PATIENCE)
+
+
+def test_it_ends_within_the_grace_period_whatever_runs(zoo: Path, tmp_path: Path) -> None:
+    with serving(zoo, tmp_path, "--shutdown-s", 1) as server:
+        request = HalfSent(server)
+        begun(server)
+        stop(server)
+        assert server.process.wait(PATIENCE) is not None
+        answer = request.answer()
+        assert answer.startswith("HTTP/1.1 503")
+        assert "urn:fewshot:problem:not-ready" in answer
+
+
+def test_an_idle_server_ends_at_once_or_after_the_drain(zoo: Path, tmp_path: Path) -> None:
+    with serving(zoo, tmp_path, "--drain-s", 1) as server:
+        start = time.monotonic()
+        stop(server)  # which could not be seen without the drain
+        server.process.wait(PATIENCE)
+        assert time.monotonic() - start >= 1
