@@ -43,7 +43,11 @@ def imported(*patterns: str) -> dict[str, Path]:
 
 SERVING = PROJECT["dependencies"]
 CASES = {
-    "serving": (declared(SERVING), ("fewshot.py", "service/**/*.py", *SERVED_ZOO)),
+    # Imported where they are wanted, and done without where they are not.
+    "serving": (
+        declared(SERVING, EXTRAS["gpu"], EXTRAS["otel"]),
+        ("fewshot.py", "service/**/*.py", *SERVED_ZOO),
+    ),
     "training": (
         declared(SERVING, EXTRAS["train"]),
         ("models_zoo/**/*.py", "training/**/*.py", "samples/*.py"),
