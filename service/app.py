@@ -11,8 +11,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from service import faults, openapi
-from service.api import health, metrics, models, pages, predictions
+from service.api import health, inference, metrics, models, pages, predictions
 from service.classifier import Classifier
+from service.inference.served import Inference
 from service.lifecycle import Drain, Lifecycle, draining
 from service.metrics import Metrics
 from service.middleware import BodyLimit, SecurityHeaders
@@ -54,6 +55,7 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
         classifier = Classifier(settings, events=Metrics(gpu=settings.device != "cpu"))
     events = classifier.events
     counts = events if isinstance(events, Metrics) else Metrics()
+    protocol = Inference(classifier)
     lifecycle = Lifecycle()
 
     @asynccontextmanager
@@ -63,6 +65,7 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
             async with draining(lifecycle, settings.shutdown_s, settings.drain_s):
                 yield
         finally:
+            protocol.close()
             classifier.close()
 
     app = FastAPI(
@@ -82,7 +85,8 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
     app.state.classifier = classifier
     app.state.lifecycle = lifecycle
     app.state.metrics = counts
-    for noun in (pages, models, predictions, health, metrics):
+    app.state.inference = protocol
+    for noun in (pages, models, predictions, inference, health, metrics):
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=pages.WEB), name="static")
     faults.install(app)

@@ -26,10 +26,14 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handle)
 
 
-async def _handle(_: Request, error: Exception) -> Response:
+async def _handle(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response(status_code=_CLIENT_CLOSED)
-    return problem_response(as_problem(error))
+    problem = as_problem(error)
+    if request.url.path.startswith("/v2"):
+        # Where clients of the Open Inference Protocol look for the reason.
+        problem.extra["error"] = problem.detail
+    return problem_response(problem)
 
 
 def as_problem(error: Exception) -> Problem:

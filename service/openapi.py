@@ -15,7 +15,9 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
 
+from service.inference.codec import InferenceRequest
 from service.problems import MEDIA_TYPE, Problem
 
 Node = dict[str, Any]
@@ -43,6 +45,10 @@ def build(app: FastAPI, models: list[str]) -> Node:
         servers=app.servers,
     )
     schemas = document["components"]["schemas"]
+    # Read by hand, so FastAPI does not know it.
+    template = "#/components/schemas/{model}"
+    _, read = models_json_schema([(InferenceRequest, "validation")], ref_template=template)
+    schemas.update(read["$defs"])
     for operation in _operations(document):
         if models:
             text = operation.get("description", "")

@@ -104,6 +104,14 @@ class BodyTooSlow(Problem):
     status, type, title = 408, "body-too-slow", "The request body did not arrive in time"
 
 
+class MalformedInference(Problem):
+    status, type, title = 400, "malformed-inference", "The inference request cannot be read"
+
+
+class InvalidTensor(Problem):
+    status, type, title = 422, "invalid-tensor", "A tensor is not what the model takes"
+
+
 class AnswerTooLarge(Problem):
     status, type, title = 422, "answer-too-large", "The answer would be too large"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -21,6 +22,14 @@ log = logging.getLogger(__name__)
 _PROBES = (2, 7)
 
 
+class TensorType(NamedTuple):
+    """An input or output as the graph declares it; a size that varies is a name or None."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
 class Session:
     """One ONNX graph, read from bytes that were checked against the card."""
 
@@ -29,6 +38,12 @@ class Session:
         self.inputs = {item.name: item.shape for item in self._session.get_inputs()}
         self.outputs = [item.name for item in self._session.get_outputs()]
         self.providers: list[str] = self._session.get_providers()
+
+    def signature(self) -> tuple[list[TensorType], list[TensorType]]:
+        """The graph's inputs and outputs."""
+        sides = (self._session.get_inputs(), self._session.get_outputs())
+        inputs, outputs = ([TensorType(t.name, t.type, t.shape) for t in side] for side in sides)
+        return inputs, outputs
 
     def run(
         self, feed: Mapping[str, NDArray[np.generic]], outputs: list[str]
@@ -148,3 +163,10 @@ class OnnxRuntime:
         wanted = ["logits", *(name for name in maps if name in self._predict.outputs)]
         found = self._predict.run(known, wanted)
         return Prediction(**{name: np.asarray(v, np.float32) for name, v in found.items()})
+
+    def graph(self, part: Literal["encode", "adapt", "predict"]) -> Session:
+        """One of the entry's graphs, as it is. Raises `KeyError` where it has none of this kind."""
+        graphs = {"encode": self._encode, "adapt": self._adapt, "predict": self._predict}
+        if (found := graphs[part]) is None:
+            raise KeyError(part)
+        return found

@@ -1,0 +1,196 @@
+"""The Open Inference Protocol, version 2, under /v2."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+
+from service.api import health
+from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
+from service.inference import codec
+from service.inference.codec import InferenceResponse
+from service.inference.served import Inference, Served, images_of
+from service.problems import MalformedInference, UnknownModel
+
+router = APIRouter(prefix="/v2", tags=["inference protocol"])
+
+INFER = """\
+Run a model on tensors: JSON, or JSON followed by binary tensors (the protocol's binary extension).
+Names: `MODEL` takes whole tasks, `MODEL.encode`, `MODEL.adapt` and `MODEL.predict` are its graphs;
+`GET /v2/models/{model_name}` tells the tensors of each.
+"""
+
+
+class ServerMetadata(BaseModel):
+    """What speaks here, and which extensions it knows."""
+
+    name: str = "fewshot"
+    version: str
+    extensions: list[str] = ["binary_tensor_data"]
+
+
+class Liveness(BaseModel):
+    live: bool = True
+
+
+class Readiness(BaseModel):
+    ready: bool = True
+
+
+class ModelReadiness(BaseModel):
+    name: str
+    ready: bool = True
+
+
+class TensorMetadata(BaseModel):
+    """A tensor of a model; -1 is a size that may vary."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, bool] | None = Field(
+        None, description="`optional`: the input may be left out."
+    )
+
+
+class ModelMetadata(BaseModel):
+    """What a model takes and gives."""
+
+    name: str
+    versions: list[str]
+    platform: Literal["onnx_onnxv1"] = "onnx_onnxv1"
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+def _inference(request: Request) -> Inference:
+    found: Inference = request.app.state.inference
+    return found
+
+
+InferenceDep = Annotated[Inference, Depends(_inference)]
+
+
+@router.get("", summary="What speaks here")
+async def server_metadata(request: Request) -> ServerMetadata:
+    return ServerMetadata(version=request.app.version)
+
+
+@router.get("/health/live", summary="Is the process working?", responses=problems(503))
+async def server_live(classifier: ClassifierDep) -> Liveness:
+    await health.live(classifier)
+    return Liveness()
+
+
+@router.get("/health/ready", summary="May requests be sent?", responses=problems(503))
+async def server_ready(request: Request, classifier: ClassifierDep) -> Readiness:
+    await health.ready(request, classifier)
+    return Readiness()
+
+
+@router.get("/models/{model_name}", responses=problems(404, 503), response_model_exclude_none=True)
+@router.get(
+    "/models/{model_name}/versions/{version}",
+    include_in_schema=False,
+    response_model_exclude_none=True,
+)
+async def model_metadata(
+    model_name: str, inference: InferenceDep, version: str | None = None
+) -> ModelMetadata:
+    """The tensors that a model takes and gives. A graph's entry is loaded for that."""
+    served = await _find(inference, model_name, version)
+    return ModelMetadata(
+        name=served.name,
+        versions=[served.card.version],
+        inputs=[
+            TensorMetadata(
+                name=spec.name,
+                datatype=spec.datatype,
+                shape=spec.open_shape,
+                parameters={"optional": True} if spec.optional else None,
+            )
+            for spec in served.inputs
+        ],
+        outputs=[
+            TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.open_shape)
+            for spec in served.outputs
+        ],
+    )
+
+
+@router.get("/models/{model_name}/ready", responses=problems(404, 503))
+@router.get("/models/{model_name}/versions/{version}/ready", include_in_schema=False)
+async def model_ready(
+    model_name: str, inference: InferenceDep, version: str | None = None
+) -> ModelReadiness:
+    """Whether the model may be asked; it is loaded on its first use."""
+    _check_version(inference, model_name, version)
+    return ModelReadiness(name=model_name)
+
+
+_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/InferenceRequest"}},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+@router.post(
+    "/models/{model_name}/infer",
+    summary="Run a model on tensors",
+    description=INFER,
+    response_model=InferenceResponse,
+    responses=problems(400, 404, 413, 422, 429, 503, 504),
+    openapi_extra={"requestBody": _BODY},
+)
+@router.post("/models/{model_name}/versions/{version}/infer", include_in_schema=False)
+async def infer(
+    request: Request,
+    model_name: str,
+    classifier: ClassifierDep,
+    inference: InferenceDep,
+    timeout: TimeoutDep,
+    version: str | None = None,
+) -> Response:
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise MalformedInference("send the body without a content encoding")
+    served = await _find(inference, model_name, version)
+    most = classifier.settings.max_tensor_values
+    parsed, raw = await classifier.off_loop(
+        codec.parse, await request.body(), request.headers.get(codec.HEADER)
+    )
+    wanted = codec.check(parsed, raw, served.inputs, served.outputs, served.usual, most)
+    images = images_of(served, wanted.sizes, classifier.settings.max_files)
+    sizes = {"way": served.card.limits.max_way} | wanted.sizes
+    codec.check_answer(served.outputs, wanted.outputs, sizes, most)
+
+    async def answer() -> tuple[bytes, int | None]:
+        async with classifier.admission.admit(images, timeout) as deadline:
+            arrays = await classifier.off_loop(wanted.arrays)
+            names = set(wanted.outputs)
+            found = await inference.run(served, sizes, arrays, names, deadline)
+            version = served.card.version
+            return await classifier.off_loop(codec.encode, served.name, version, wanted, found)
+
+    body, length = await unless_gone(request, answer())
+    if length is None:
+        return Response(body, media_type="application/json")
+    headers = {codec.HEADER: str(length)}
+    return Response(body, media_type="application/octet-stream", headers=headers)
+
+
+async def _find(inference: Inference, name: str, version: str | None) -> Served:
+    _check_version(inference, name, version)
+    return await inference.find(name)
+
+
+def _check_version(inference: Inference, name: str, version: str | None) -> None:
+    """Raises `UnknownModel`: one version of each model is served, its card's."""
+    card, _ = inference.card(name)
+    if version is not None and version != card.version:
+        raise UnknownModel(f"{card.id} is served in version {card.version} only", known=[card.id])

@@ -1,0 +1,282 @@
+"""What the protocol serves of each zoo entry, by name.
+
+    ID           whole tasks: support images, labels and queries in, probabilities out
+    ID.encode    images -> features (only where the encoder is a graph of its own)
+    ID.adapt     support features (or images), labels and masks -> the task's state
+    ID.predict   state and query features (or images) -> logits and attention
+
+The last three are the entry's graphs as they are. Whole tasks go the way of every request, through
+the engine and its batches; graphs run one at a time on a thread of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models_zoo.cards import Card
+from service.classifier import Classifier
+from service.engine.episode import Answer, Episode
+from service.engine.runtime import Runtime
+from service.inference.tensors import DTYPES, Array, Arrays, Declared
+from service.problems import InvalidTensor, TooManyImages, UnknownModel
+from service.tasks import check_limits, learning_rates
+
+log = logging.getLogger(__name__)
+
+#: What a class that a task does not have gets, where the tasks of a request differ in way.
+ABSENT = -1e9
+GraphName = Literal["encode", "adapt", "predict"]
+GRAPHS: tuple[GraphName, ...] = ("encode", "adapt", "predict")
+_TYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+}
+Part = Literal["task"] | GraphName
+
+
+@runtime_checkable
+class HasGraphs(Protocol):
+    """A runtime whose graphs can be run by themselves: ONNX Runtime's."""
+
+    def graph(self, part: GraphName) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """One name: what it takes and gives. `usual` is answered where no outputs are named."""
+
+    name: str
+    card: Card
+    part: Part
+    inputs: tuple[Declared, ...]
+    outputs: tuple[Declared, ...]
+    usual: tuple[str, ...]
+
+
+class Inference:
+    """Finds and runs what is served. Close after use."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="graphs")
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def card(self, name: str) -> tuple[Card, Part]:
+        """The entry and part behind a name. Raises `UnknownModel` or `ModelUnavailable`."""
+        models = self._classifier.models
+        entry, _, part = name.rpartition(".")
+        if name not in models.cards and entry in models.cards:
+            for graph in GRAPHS:
+                if part == graph and f"{graph}.onnx" in models.cards[entry].files:
+                    return models.cards[entry], graph
+        return models.card(name), "task"
+
+    async def find(self, name: str) -> Served:
+        """What is behind a name; for graphs the entry is loaded.
+
+        Raises `UnknownModel` or `ModelUnavailable`.
+        """
+        card, part = self.card(name)
+        if part == "task":
+            return _task(card)
+        return _graph(name, card, part, await self._classifier.models.runtime(card.id))
+
+    async def run(
+        self,
+        served: Served,
+        sizes: dict[str, int],
+        arrays: Arrays,
+        names: set[str],
+        deadline: float | None = None,
+    ) -> Arrays:
+        """Run it, unless the deadline passes first. Raises the `Problem`s of a prediction, or
+        `InvalidTensor`."""
+        if served.part == "task":
+            return await self._tasks(served, arrays, names, deadline)
+        runtime = await self._classifier.models.runtime(served.card.id)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._thread, self._run_graph, served, runtime, sizes, arrays, names
+        )
+
+    async def _tasks(
+        self, served: Served, arrays: Arrays, names: set[str], deadline: float | None
+    ) -> Arrays:
+        attention = any(name.endswith("attention") for name in names)
+        episodes = _episodes(served.card, arrays, attention)
+        submit = self._classifier.engine.submit
+        answers = await asyncio.gather(*(submit(episode, deadline) for episode in episodes))
+        return _joined(arrays, list(answers), names)
+
+    def _run_graph(
+        self,
+        served: Served,
+        runtime: Runtime,
+        sizes: dict[str, int],
+        arrays: Arrays,
+        names: set[str],
+    ) -> Arrays:
+        assert served.part != "task" and isinstance(runtime, HasGraphs)
+        feed = _masked(served, sizes, arrays)
+        start = time.perf_counter()
+        try:
+            found: Arrays = runtime.graph(served.part).run(feed, sorted(names))
+        except Exception as error:  # the binding raises a dozen unrelated classes
+            log.warning("%s: %s", served.name, error)
+            raise InvalidTensor(f"{served.name} cannot be run on these values") from error
+        self._classifier.events.stage(served.card.id, served.part, time.perf_counter() - start)
+        return found
+
+
+def images_of(served: Served, sizes: dict[str, int], most: int) -> int:
+    """The images that a request counts as. Raises where it is more than the model or one request
+    may have."""
+    limits = served.card.limits
+    bounds = {"N": limits.max_support, "Q": limits.max_query, "way": limits.max_way}
+    if served.card.adaptation is not None:
+        bounds["S"] = max(1, served.card.adaptation.max_steps)
+    for name, bound in bounds.items():
+        if sizes.get(name, 0) > bound:
+            raise TooManyImages(f"{name} is {sizes[name]}; {served.card.id} takes at most {bound}")
+    tasks = sizes.get("B", 1)
+    images = sizes.get("M", 0) + tasks * (sizes.get("N", 0) + sizes.get("Q", 0))
+    if images > most:
+        raise TooManyImages(f"{images} images in one request; at most {most} are taken")
+    return images
+
+
+def _task(card: Card) -> Served:
+    spec, attention = card.input, card.attention
+    image = (spec.channels, spec.height, spec.width)
+    inputs = [
+        Declared("support", "UINT8", ("B", "N", *image)),
+        Declared("labels", "INT64", ("B", "N")),
+        Declared("mask", "BOOL", ("B", "N"), optional=True),
+        Declared("query", "UINT8", ("B", "Q", *image)),
+    ]
+    if card.adaptation is not None:
+        inputs.append(Declared("inner_lr", "FP32", ("S",), optional=True))
+    outputs = [
+        Declared("logits", "FP32", ("B", "Q", "way")),
+        Declared("probabilities", "FP32", ("B", "Q", "way")),
+    ]
+    layers = attention.layers
+    if attention.task:
+        outputs.append(Declared("task_attention", "FP32", ("B", layers, "Q", "N")))
+    if attention.query is not None:
+        shape = ("B", layers, "Q", *attention.query)
+        outputs.append(Declared("query_attention", "FP32", shape))
+    if attention.support is not None:
+        wide = ("B", layers, "Q", "N", *attention.support)
+        outputs.append(Declared("support_attention", "FP32", wide))
+    usual = ("logits", "probabilities")
+    return Served(card.id, card, "task", tuple(inputs), tuple(outputs), usual)
+
+
+def _graph(name: str, card: Card, part: GraphName, runtime: Runtime) -> Served:
+    """Raises `UnknownModel` where the runtime has no graphs, as PyTorch's has not."""
+    if not isinstance(runtime, HasGraphs):
+        raise UnknownModel(f"{name} is a graph: only the onnx runtime has it", known=[card.id])
+
+    def declared(found: Any) -> Declared:
+        sizes = enumerate(found.shape)
+        shape = tuple(f"{found.name}.{i}" if size is None else size for i, size in sizes)
+        return Declared(found.name, _TYPES[found.type], shape)
+
+    inputs, outputs = (tuple(map(declared, side)) for side in runtime.graph(part).signature())
+    return Served(name, card, part, inputs, outputs, tuple(spec.name for spec in outputs))
+
+
+def _episodes(card: Card, arrays: Arrays, attention: bool) -> list[Episode]:
+    """One episode per task. Raises as a prediction whose support set is wrong does."""
+    support, labels, query = arrays["support"], arrays["labels"], arrays["query"]
+    mask = arrays.get("mask", np.ones(labels.shape, np.bool_))
+    rates = _rates(card, arrays.get("inner_lr"))
+    episodes = []
+    for row in range(len(labels)):
+        own = labels[row][mask[row]].astype(np.int64)
+        check_limits([str(label) for label in own.tolist()], query.shape[1], card)
+        way = len(np.unique(own))
+        if own.min() != 0 or own.max() != way - 1:
+            raise InvalidTensor(f"task {row}: labels must be 0..way-1, each with an example")
+        episodes.append(
+            Episode(
+                model=card.id,
+                support=support[row][mask[row]].astype(np.uint8, copy=False),
+                labels=own,
+                way=way,
+                query=query[row].astype(np.uint8, copy=False),
+                inner_lr=rates,
+                attention=attention,
+            )
+        )
+    return episodes
+
+
+def _rates(card: Card, given: Array | None) -> tuple[float, ...] | None:
+    if given is None:
+        return learning_rates(None, None, card)
+    for rate in given.tolist():
+        learning_rates(len(given), rate, card)
+    return tuple(given.tolist())
+
+
+def _joined(arrays: Arrays, answers: list[Answer], names: set[str]) -> Arrays:
+    """The answers of B tasks as one array each: absent classes and masked examples filled up."""
+    n = arrays["labels"].shape[1]
+    mask = arrays.get("mask", np.ones(arrays["labels"].shape, np.bool_))
+    way = max(answer.logits.shape[1] for answer in answers)
+
+    def stacked(rows: Sequence[NDArray[np.floating]], fill: float) -> Array:
+        wide = [np.pad(r, ((0, 0), (0, way - r.shape[1])), constant_values=fill) for r in rows]
+        return np.stack(wide).astype(np.float32)
+
+    found: Arrays = {}
+    if "logits" in names:
+        found["logits"] = stacked([answer.logits for answer in answers], ABSENT)
+    if "probabilities" in names:
+        found["probabilities"] = stacked([answer.probabilities for answer in answers], 0.0)
+    for name in names & {"task_attention", "query_attention", "support_attention"}:
+        parts = [getattr(answer.attention, name.removesuffix("_attention")) for answer in answers]
+        if name != "query_attention":
+            parts = [_spread(part, mask[row], n) for row, part in enumerate(parts)]
+        found[name] = np.stack(parts).astype(np.float32)
+    return found
+
+
+def _spread(weights: Array, mask: Array, n: int) -> Array:
+    """Weights `[L, Q, shots, ...]` of the unmasked examples -> `[L, Q, n, ...]`, 0 elsewhere."""
+    full = np.zeros((*weights.shape[:2], n, *weights.shape[3:]), np.float32)
+    full[:, :, np.asarray(mask, np.bool_)] = weights
+    return full
+
+
+def _masked(served: Served, sizes: dict[str, int], arrays: Arrays) -> Arrays:
+    """Labels checked, and those of padding set to 0: graphs index by them."""
+    feed = dict(arrays)
+    if (labels := feed.get("labels")) is not None and labels.dtype == DTYPES["INT64"]:
+        mask = np.asarray(feed.get("mask", np.ones(labels.shape)), np.bool_)
+        way = sizes.get("way", served.card.limits.max_way)
+        own = labels[mask]
+        if own.size and not ((own >= 0) & (own < way)).all():  # type: ignore[operator]
+            raise InvalidTensor(f"labels must lie in 0..{way - 1}")
+        feed["labels"] = np.where(mask, labels, np.int64(0))
+    if (given := feed.get("inner_lr")) is not None:
+        _rates(served.card, given)
+    return feed
