@@ -5,6 +5,7 @@
 - Repeated form fields: without `encoding` Swagger UI joins them with commas into one field.
 - Optional fields: `anyOf [X, null]` hides X's widget; a form cannot send null anyway.
 - Empty examples: where a field has none, Swagger UI fills in and sends its own ("string", 0).
+- Names: FastAPI calls a form's schema `Body_<operation>`.
 - Faults: FastAPI documents its own validation error; this service answers problem documents.
 """
 
@@ -58,6 +59,8 @@ def build(app: FastAPI, models: list[str]) -> Node:
         for parameter in operation.get("parameters", []):
             if parameter["name"] == "model_id" and models:
                 parameter["example"] = models[0]
+    for operation in _operations(document):
+        _name_form(operation, schemas)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return document
@@ -88,6 +91,18 @@ def _mend_form(operation: Node, schemas: Node, models: list[str]) -> None:
             field["example"] = models[0]
             field["description"] += " Here: " + ", ".join(f"`{model}`" for model in models) + "."
     form["encoding"] = encoding
+
+
+def _name_form(operation: Node, schemas: Node) -> None:
+    """`Body_create_set` -> `CreateSetForm`: generated clients take the name as a class's."""
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        name = content["schema"].get("$ref", "").rsplit("/", 1)[-1]
+        if not name.startswith("Body_"):
+            continue
+        clean = name.removeprefix("Body_").title().replace("_", "") + "Form"
+        if name in schemas:
+            schemas[clean] = schemas.pop(name) | {"title": clean}
+        content["schema"]["$ref"] = f"#/components/schemas/{clean}"
 
 
 def _drop_null(field: Node) -> None:

@@ -76,17 +76,20 @@ InferenceDep = Annotated[Inference, Depends(_inference)]
 
 @router.get("", summary="What speaks here")
 async def server_metadata(request: Request) -> ServerMetadata:
+    """The name of the service and the extensions of the protocol that it knows."""
     return ServerMetadata(version=request.app.version)
 
 
 @router.get("/health/live", summary="Is the process working?", responses=problems(503))
 async def server_live(classifier: ClassifierDep) -> Liveness:
+    """As `GET /livez`."""
     await health.live(classifier)
     return Liveness()
 
 
 @router.get("/health/ready", summary="May requests be sent?", responses=problems(503))
 async def server_ready(request: Request, classifier: ClassifierDep) -> Readiness:
+    """As `GET /readyz`."""
     await health.ready(request, classifier)
     return Readiness()
 
@@ -121,7 +124,9 @@ async def model_metadata(
     )
 
 
-@router.get("/models/{model_name}/ready", responses=problems(404, 503))
+@router.get(
+    "/models/{model_name}/ready", summary="May the model be asked?", responses=problems(404, 503)
+)
 @router.get("/models/{model_name}/versions/{version}/ready", include_in_schema=False)
 async def model_ready(
     model_name: str, inference: InferenceDep, version: str | None = None

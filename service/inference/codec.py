@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json, to_json
 
 from service.inference.tensors import DTYPES, Array, Arrays, Declared, count, match
 from service.problems import AnswerTooLarge, InvalidTensor, MalformedInference
@@ -104,16 +103,12 @@ def parse(body: bytes, header_length: str | None) -> tuple[InferenceRequest, byt
     if length > MAX_JSON:
         raise MalformedInference(f"the JSON part exceeds {MAX_JSON} bytes; send binary tensors")
     try:
-        return InferenceRequest.model_validate(from_json(body[:length], allow_inf_nan=False)), body[
-            length:
-        ]
+        return InferenceRequest.model_validate_json(body[:length]), body[length:]
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part)[:64] for part in fault["loc"])
         shown = where if where.isprintable() else "a member"
         raise MalformedInference(f"{shown}: {fault['msg']}") from None
-    except (ValueError, RecursionError):
-        raise MalformedInference("the JSON part is not JSON") from None
 
 
 def check(
@@ -201,7 +196,7 @@ def encode(model: str, version: str, wanted: Wanted, arrays: Arrays) -> tuple[by
     response = InferenceResponse(
         model_name=model, model_version=version, id=wanted.id, outputs=outputs
     )
-    head = to_json(response, exclude_none=True)
+    head = response.model_dump_json(exclude_none=True).encode()
     return (b"".join([head, *tail]), len(head)) if tail else (head, None)
 
 
@@ -219,7 +214,9 @@ def _values(tensor: RequestInput, raw: bytes | None) -> Array:
         with np.errstate(over="ignore"):
             array: Array = np.array(flat, dtype).reshape(shape)
     except (OverflowError, ValueError):
-        raise InvalidTensor(f"{tensor.name}: a value is outside {tensor.datatype}") from None
+        array = np.array(np.nan)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InvalidTensor(f"{tensor.name}: a value is outside {tensor.datatype}")
     return array
 
 

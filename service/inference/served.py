@@ -121,8 +121,12 @@ class Inference:
         attention = any(name.endswith("attention") for name in names)
         episodes = _episodes(served.card, arrays, attention)
         submit = self._classifier.engine.submit
-        answers = await asyncio.gather(*(submit(episode, deadline) for episode in episodes))
-        return _joined(arrays, list(answers), names)
+        running = [asyncio.ensure_future(submit(episode, deadline)) for episode in episodes]
+        try:
+            return _joined(arrays, [await answer for answer in running], names)
+        finally:  # one task's fault is the request's: the others need not run
+            for answer in running:
+                answer.cancel()
 
     def _run_graph(
         self,
