@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The zoo: list, show and verify its entries.", no_args_is_help=True)
 app.add_typer(models, name="models")
+keys = typer.Typer(help="API keys of the service: create, list, revoke.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 
 class Device(StrEnum):
@@ -231,6 +233,57 @@ def models_verify(
     from service.commands.models import verify_models
 
     verify_models(model or [], zoo, as_json)
+
+
+# --- keys ------------------------------------------------------------------------------------
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the embedded database. Default: as for `fewshot serve`."),
+]
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key it is, for the list.")],
+    scopes: Annotated[
+        str, typer.Option(help="read, write or admin, separated by commas; each includes the last.")
+    ] = "write",
+    rate_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Most requests in a minute. Default: no limit.")
+    ] = None,
+    daily_quota: Annotated[
+        int | None, typer.Option(min=1, help="Most requests in a day. Default: no limit.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, this once. From the first key on the service is closed to others.
+
+    Example: fewshot keys create "web shop" --scopes read --rate-per-minute 600
+    """
+    from service.commands.keys import create_key
+
+    create_key(name, scopes, rate_per_minute, daily_quota, data_dir, as_json)
+
+
+@keys.command("list")
+def keys_list(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the keys, the revoked ones too."""
+    from service.commands.keys import list_keys
+
+    list_keys(data_dir, as_json)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="Id of a key; see `fewshot keys list`.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Revoke a key for good. Its support sets stay, but nobody can reach them."""
+    from service.commands.keys import revoke_key
+
+    revoke_key(key, data_dir)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ def build(
     rows = outcome.answer.probabilities
     return Predictions(
         model=outcome.card.id,
+        model_ref=f"{outcome.card.id}@{outcome.card.version}",
+        support_set_ref=outcome.support_key,
         classes=outcome.classes,
         predictions=[
             _prediction(outcome, index, row, mode, top_k, settings)

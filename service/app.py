@@ -11,7 +11,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from service import faults, openapi
-from service.api import health, inference, metrics, models, pages, predictions
+from service.api import health, inference, metrics, models, pages, predictions, support_sets
+from service.api.auth import Authentication
 from service.classifier import Classifier
 from service.inference.served import Inference
 from service.lifecycle import Drain, Lifecycle, draining
@@ -19,6 +20,7 @@ from service.metrics import Metrics
 from service.middleware import BodyLimit, SecurityHeaders
 from service.observe import Observe
 from service.settings import Settings
+from service.store.store import Store
 
 DESCRIPTION = """\
 Show a model a few labelled images of classes it has never seen, and it classifies further images
@@ -49,10 +51,14 @@ EXPOSED_HEADERS = (
 )
 
 
-def create_app(settings: Settings, classifier: Classifier | None = None) -> FastAPI:
-    """The service over a classifier, which it starts and closes; by default one of the settings."""
+def create_app(
+    settings: Settings, classifier: Classifier | None = None, store: Store | None = None
+) -> FastAPI:
+    """The service over a classifier and a store, which it starts and closes; by default those of
+    the settings."""
     if classifier is None:
         classifier = Classifier(settings, events=Metrics(gpu=settings.device != "cpu"))
+    store = store or Store(settings)
     events = classifier.events
     counts = events if isinstance(events, Metrics) else Metrics()
     protocol = Inference(classifier)
@@ -60,6 +66,7 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await store.start()
         classifier.start()
         try:
             async with draining(lifecycle, settings.shutdown_s, settings.drain_s):
@@ -67,6 +74,7 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
         finally:
             protocol.close()
             classifier.close()
+            await store.close()
 
     app = FastAPI(
         title="Few-shot image classification",
@@ -83,15 +91,17 @@ def create_app(settings: Settings, classifier: Classifier | None = None) -> Fast
         },
     )
     app.state.classifier = classifier
+    app.state.store = store
     app.state.lifecycle = lifecycle
     app.state.metrics = counts
     app.state.inference = protocol
-    for noun in (pages, models, predictions, inference, health, metrics):
+    for noun in (pages, models, predictions, support_sets, inference, health, metrics):
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=pages.WEB), name="static")
     faults.install(app)
     openapi.install(app, list(classifier.models.cards))
     # The last added is the outermost.
+    app.add_middleware(Authentication, store=store, auth=settings.auth)
     app.add_middleware(BodyLimit, limit=settings.max_body, seconds=settings.body_timeout_s)
     app.add_middleware(Drain, lifecycle=lifecycle)
     app.add_middleware(SecurityHeaders)

@@ -36,7 +36,8 @@ R = TypeVar("R")
 class Outcome:
     """An answered `Ask`. `answer` speaks of classes and examples by index, in these orders.
 
-    `support` is empty where the examples' pictures were not needed.
+    `support` is empty where the examples' pictures were not needed; `support_key` is that of a
+    stored support set.
     """
 
     card: Card
@@ -46,6 +47,7 @@ class Outcome:
     queries: list[Picture]
     answer: Answer
     decode_seconds: float
+    support_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,9 @@ class Classifier:
             await self.off_loop(self._remember, entry, stored, task, missing, answer)
             answer = replace(answer, features=None, state=None)
         shown = support if pictured else []
-        return Outcome(task.card, task.classes, task.labels, shown, asked, answer, seconds)
+        return Outcome(
+            task.card, task.classes, task.labels, shown, asked, answer, seconds, stored.key
+        )
 
     def _known(self, entry: str, stored: StoredSupport) -> dict[int, Floats]:
         """Features of those examples that were encoded before, by position."""

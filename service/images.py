@@ -49,6 +49,25 @@ class Picture:
     size: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What an image truly is, whatever its name says; width and height are the upright one's."""
+
+    media_type: str
+    width: int
+    height: int
+
+
+def inspect(upload: Upload, limits: ImageLimits) -> Facts:
+    """Decode one upload in full, to be sure that it can be, and keep its facts. Raises as
+    `decode`."""
+    upright = open_image(upload, limits)
+    with Image.open(io.BytesIO(upload.data), formats=FORMATS) as image:
+        # A JPEG of several pictures calls itself MPO; it is read, and served, as a JPEG.
+        kind = "JPEG" if image.format == "MPO" else str(image.format)
+    return Facts(f"image/{kind.lower()}", *upright.size)
+
+
 def decode(
     upload: Upload, spec: InputSpec, limits: ImageLimits, keep_side: int | None = None
 ) -> Picture:

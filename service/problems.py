@@ -201,11 +201,62 @@ class ArchiveTooLarge(Problem):
 # Stored support sets
 
 
+class UnknownSet(Problem):
+    status, type, title = 404, "unknown-support-set", "No such support set"
+
+
+class UnknownExample(Problem):
+    status, type, title = 404, "unknown-example", "No such example"
+
+
+class SetExpired(Problem):
+    status, type, title = 410, "support-set-expired", "The support set was not used for too long"
+
+
+class RevisionMismatch(Problem):
+    status, type, title = 412, "revision-mismatch", "The support set is at another revision"
+
+
+class TooManySets(Problem):
+    status, type, title = 409, "too-many-sets", "No more support sets may be kept"
+
+
+class SetFull(Problem):
+    status, type, title = 422, "support-set-full", "The support set holds no more images"
+
+
+class NothingAdded(Problem):
+    status, type, title = 422, "nothing-added", "None of the images could be added"
+
+
+class IdempotencyMismatch(Problem):
+    status, type, title = 422, "idempotency-mismatch", "The Idempotency-Key was used otherwise"
+
+
 class SetChanged(Problem):
     status, type, title = 409, "set-changed", "The support set was changed meanwhile"
 
 
+# Keys
+
+
+class Unauthenticated(Problem):
+    status, type, title = 401, "unauthenticated", "A valid API key is needed"
+
+
+class Forbidden(Problem):
+    status, type, title = 403, "forbidden", "The API key does not allow this"
+
+
+class UnknownKey(Problem):
+    status, type, title = 404, "unknown-key", "No such API key"
+
+
 # The service
+
+
+class StoreUnavailable(Problem):
+    status, type, title = 503, "store-unavailable", "The database is not available"
 
 
 class Overloaded(Problem):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 _EXAMPLE: dict[str, JsonValue] = {
     "model": "stanet-omniglot",
+    "model_ref": "stanet-omniglot@1.0",
     "classes": ["hook", "cross", "loop"],
     "predictions": [
         {
@@ -112,6 +113,10 @@ class Predictions(BaseModel):
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
     model: str
+    model_ref: str = Field(description="The model and its version: `id@version`.")
+    support_set_ref: str | None = Field(
+        None, description="The support set and its revision, `id@revision`, where one was asked."
+    )
     classes: list[str] = Field(
         description="In the order in which their labels first appear in the support set; an "
         "archive's files count as sorted by path."

@@ -7,12 +7,14 @@ from this class, so a setting is written once.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+import platformdirs
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models_zoo.cards import ENTRIES
@@ -318,6 +320,76 @@ class Settings(BaseSettings):
         if self.drain_s > self.shutdown_s:
             raise ValueError("drain_s must not exceed shutdown_s, which ends the draining")
         return self
+
+    # Storage
+
+    data_dir: Path | None = Field(
+        None,
+        description="Folder of the embedded database, made where it is missing; by default the "
+        "user's data folder. Set it to a volume in a container, and to a disk that is backed up. "
+        "SQLite needs a local disk: no network share.",
+    )
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="Database instead of the embedded one, such as "
+        "`postgresql://user:password@host/name` (needs the `postgres` extra); DATABASE_URL is "
+        "read too. Set it where several machines serve the same support sets.",
+    )
+    store_threads: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Threads, and connections, to the database of each worker process. Raise it "
+        "with a PostgreSQL that has cores to spare; SQLite writes one at a time anyway.",
+    )
+    auth: Literal["auto", "required", "off"] = Field(
+        "auto",
+        description="Whether requests need an API key. `auto`: from the first `fewshot keys "
+        "create` on, so that trying it out is easy and an installation with keys is closed. Set "
+        "`required` where the service must never be open, not even before the first key; `off` "
+        "where a proxy in front authenticates, or where everybody may share everything.",
+    )
+    max_sets: int = Field(
+        1000,
+        ge=1,
+        le=10_000_000,
+        description="Most support sets of one API key, or of everybody where there are no keys. "
+        "Raise it where sets are made per customer; times `max_set_mb` it bounds the disk.",
+    )
+    max_set_examples: int = Field(
+        2000,
+        ge=1,
+        le=1_000_000,
+        description="Most examples in one support set. Models take far fewer at a time; raise it "
+        "only for entries whose cards allow it.",
+    )
+    max_set_mb: int = Field(
+        256,
+        ge=1,
+        le=65_536,
+        description="Most bytes, in MiB, of the images in one support set. Lower it on a small "
+        "disk; original bytes are kept, so photos cost what their files do.",
+    )
+    sweep_s: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="Seconds between two sweeps that delete what has expired. Lower it where "
+        "support sets are many and short-lived.",
+    )
+
+    @property
+    def database(self) -> str:
+        """URL of the database: that of the settings, DATABASE_URL, or the embedded one."""
+        url = self.database_url.get_secret_value() or os.environ.get("DATABASE_URL", "")
+        if url:
+            return url
+        folder = self.data_dir or platformdirs.user_data_path("fewshot", appauthor=False)
+        return f"sqlite:///{folder.expanduser().absolute() / 'fewshot.sqlite3'}"
+
+    @property
+    def max_set_bytes(self) -> int:
+        return self.max_set_mb * MB
 
     @property
     def max_body(self) -> int:

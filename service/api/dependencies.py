@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.classifier import Classifier
 from service.schemas import ProblemDocument
+from service.store.store import Store
 
 T = TypeVar("T")
 
@@ -43,6 +44,14 @@ def _timeout(
 
 
 TimeoutDep = Annotated[float, Depends(_timeout)]
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+StoreDep = Annotated[Store, Depends(_store)]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from service.api.dependencies import ClassifierDep, problems
+from service.api.dependencies import ClassifierDep, StoreDep, problems
 from service.images import FORMATS
 from service.lifecycle import Lifecycle
 from service.problems import NotReady
@@ -34,6 +34,9 @@ class ServiceLimits(BaseModel):
     image_side: int
     image_formats: list[str]
     label_characters: int
+    support_sets: int = Field(description="Support sets of one API key.")
+    support_set_examples: int
+    support_set_bytes: int = Field(description="Of all images of one support set.")
     queue_images: int
     request_timeout_s: float
     max_request_timeout_s: float = Field(description="Most that `X-Request-Timeout` may ask for.")
@@ -51,8 +54,9 @@ async def live(classifier: ClassifierDep) -> Live:
 
 
 @router.get("/readyz", summary="May requests be sent?", responses=problems(503))
-async def ready(request: Request, classifier: ClassifierDep) -> Ready:
-    """503 while there is nothing to answer with, and as soon as the service is to stop."""
+async def ready(request: Request, classifier: ClassifierDep, store: StoreDep) -> Ready:
+    """503 while there is nothing to answer with, as soon as the service is to stop, and while the
+    database does not answer or, after a write has failed, takes no new one."""
     lifecycle: Lifecycle = request.app.state.lifecycle
     if lifecycle.stopping:
         raise NotReady("the service is stopping")
@@ -60,6 +64,7 @@ async def ready(request: Request, classifier: ClassifierDep) -> Ready:
         raise NotReady("the engine is not running")
     if not classifier.models.cards:
         raise NotReady("the zoo has no entries")
+    await store.run(store.database.check)
     return Ready(models=len(classifier.models.cards))
 
 
@@ -75,6 +80,9 @@ async def limits(classifier: ClassifierDep) -> ServiceLimits:
         image_side=settings.max_image_side,
         image_formats=list(FORMATS),
         label_characters=settings.max_label_length,
+        support_sets=settings.max_sets,
+        support_set_examples=settings.max_set_examples,
+        support_set_bytes=settings.max_set_bytes,
         queue_images=settings.queue_images,
         request_timeout_s=settings.request_timeout_s,
         max_request_timeout_s=settings.max_request_timeout_s,

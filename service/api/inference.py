@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from service.api import health
-from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
+from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.inference import codec
 from service.inference.codec import InferenceResponse
 from service.inference.served import Inference, Served, images_of
@@ -88,9 +88,9 @@ async def server_live(classifier: ClassifierDep) -> Liveness:
 
 
 @router.get("/health/ready", summary="May requests be sent?", responses=problems(503))
-async def server_ready(request: Request, classifier: ClassifierDep) -> Readiness:
+async def server_ready(request: Request, classifier: ClassifierDep, store: StoreDep) -> Readiness:
     """As `GET /readyz`."""
-    await health.ready(request, classifier)
+    await health.ready(request, classifier, store)
     return Readiness()
 
 

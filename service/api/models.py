@@ -6,9 +6,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from models_zoo.cards import Card
+from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, problems
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(
+    prefix="/v1/models", tags=["models"], dependencies=[READ], responses=problems(401, 403)
+)
 
 
 class ModelList(BaseModel):

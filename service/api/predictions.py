@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
-from pydantic import BeforeValidator
 
 from service.answers import build
+from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
-from service.archives import read_archive
-from service.classifier import Classifier, Outcome
-from service.images import Upload, clean_name
-from service.problems import FileRef, InvalidRequest, NotMultipart
+from service.api.forms import Files, read, read_support, require_multipart
+from service.classifier import Outcome
 from service.schemas import AttentionMode, Predictions
 from service.settings import Settings
-from service.tasks import Ask, Example, clean_label, pair
+from service.tasks import Ask
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
 
-
-def _drop_blanks(values: object) -> object:
-    """File inputs that were left empty: some forms send them as empty text."""
-    return [value for value in values if value != ""] if isinstance(values, list) else values
-
-
-def _require_multipart(request: Request) -> None:
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise NotMultipart("send the fields and files as multipart/form-data")
-
-
-Files = Annotated[list[UploadFile], BeforeValidator(_drop_blanks)]
 
 DESCRIPTION = """\
 Send a few labelled images (the support set) and the images to classify (the queries); nothing
@@ -64,8 +49,8 @@ TIFF; of an animation the first frame. Photos are uprighted, transparency become
     summary="Classify images from a few labelled examples",
     description=DESCRIPTION,
     response_model=Predictions,
-    dependencies=[Depends(_require_multipart)],
-    responses=problems(400, 404, 413, 415, 422, 429, 503, 504),
+    dependencies=[Depends(require_multipart), READ],
+    responses=problems(400, 401, 403, 404, 413, 415, 422, 429, 503, 504),
 )
 async def predict(
     request: Request,
@@ -101,8 +86,13 @@ async def predict(
     ] = None,
 ) -> Response:
     settings = classifier.settings
-    support = await _support(classifier, support_images, support_labels, support_archive)
-    queries = await _read("query_images", query_images)
+    support = await read_support(
+        classifier,
+        ("support_images", support_images),
+        support_labels,
+        ("support_archive", support_archive),
+    )
+    queries = await read("query_images", query_images)
     ask = Ask(model, tuple(support), tuple(queries), steps, inner_lr)
 
     async def answer() -> bytes:
@@ -110,52 +100,12 @@ async def predict(
         async with classifier.admission.admit(ask.images, timeout) as deadline:
             outcome = await classifier.classify(ask, wanted, keep, deadline)
             # Serialised off the event loop: overlays and maps may run to megabytes.
-            return await classifier.off_loop(_serialised, outcome, attention, top_k, settings)
+            return await classifier.off_loop(serialised, outcome, attention, top_k, settings)
 
     return Response(await unless_gone(request, answer()), media_type="application/json")
 
 
-def _serialised(
+def serialised(
     outcome: Outcome, mode: AttentionMode, top_k: int | None, settings: Settings
 ) -> bytes:
     return build(outcome, mode, top_k, settings).model_dump_json().encode()
-
-
-async def _support(
-    classifier: Classifier,
-    images: Sequence[UploadFile],
-    labels: Sequence[str],
-    archive: UploadFile | None,
-) -> list[Example]:
-    """The labelled examples, from pairs or from an archive."""
-    uploads = await _read("support_images", images)
-    archives = await _read("support_archive", [archive] if archive else [])
-    longest = classifier.settings.max_label_length
-    if not archives:
-        return pair(uploads, labels, longest)
-    if uploads or labels:
-        raise InvalidRequest("send either support_archive, or support_images with support_labels")
-    upload = archives[0]
-    members = await classifier.off_loop(
-        read_archive, upload.data, upload.ref, classifier.archive_limits
-    )
-    return [
-        Example(
-            clean_label(member.label, index, longest),
-            Upload(FileRef("support_archive", index, clean_name(member.path)), member.data),
-        )
-        for index, member in enumerate(members)
-    ]
-
-
-async def _read(field: str, files: Sequence[UploadFile]) -> list[Upload]:
-    """Bytes of each file. A browser's empty file input (no name, no bytes) counts as none."""
-    read = [
-        Upload(FileRef(field, index, clean_name(file.filename)), await file.read())
-        for index, file in enumerate(files)
-    ]
-    return [
-        upload
-        for upload, file in zip(read, files, strict=True)
-        if upload.data or (file.filename or "")
-    ]

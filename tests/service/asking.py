@@ -72,3 +72,57 @@ def assert_problem(response: httpx.Response, status: int, kind: str) -> dict[str
     assert document["detail"]
     assert "Traceback" not in response.text
     return document
+
+
+SETS = "/v1/support-sets"
+
+
+def make_set(
+    client: TestClient,
+    support: Iterable[tuple[str, bytes]] = (),
+    headers: Mapping[str, str] | None = None,
+    **fields: object,
+) -> httpx.Response:
+    """POST a support set. `support` holds (label, bytes)."""
+    return _send(client, SETS, support, headers, fields)
+
+
+def add(
+    client: TestClient,
+    set_id: str,
+    support: Iterable[tuple[str, bytes]] = (),
+    headers: Mapping[str, str] | None = None,
+    **fields: object,
+) -> httpx.Response:
+    """POST examples to a set."""
+    return _send(client, f"{SETS}/{set_id}/examples", support, headers, fields)
+
+
+def ask_set(
+    client: TestClient,
+    set_id: str,
+    queries: Iterable[bytes],
+    headers: Mapping[str, str] | None = None,
+    **fields: object,
+) -> httpx.Response:
+    """POST queries to a set."""
+    files = [("query_images", (f"q{i}.png", data)) for i, data in enumerate(queries)]
+    form = {"model": "mean"} | fields
+    return client.post(f"{SETS}/{set_id}/predictions", data=form, files=files, headers=headers)
+
+
+def _send(
+    client: TestClient,
+    path: str,
+    support: Iterable[tuple[str, bytes]],
+    headers: Mapping[str, str] | None,
+    fields: Mapping[str, object],
+) -> httpx.Response:
+    support = list(support)
+    files: list[tuple[str, object]] = [
+        ("images", (f"{i}.png", data)) for i, (_, data) in enumerate(support)
+    ]
+    form = {"labels": [label for label, _ in support]} | dict(fields)
+    if archive := form.pop("archive", None):
+        files.append(("archive", ("set.zip", archive)))
+    return client.post(path, data=form, files=files or [("", b"")], headers=headers)

@@ -1,0 +1,126 @@
+"""Who asks: API keys and their scopes.
+
+`Authentication` looks the key up before the body is kept; a route says with `Reader`, `Writer` or
+`Admin` which scope it needs, and is given the `Caller`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.middleware import refuse
+from service.problems import Forbidden, Problem, Unauthenticated
+from service.store.keys import Key
+from service.store.keys import Scope as KeyScope
+from service.store.store import Store
+
+_GUARDED = ("/v1/", "/v2/")
+#: Open to everyone, however the service is closed.
+_OPEN = ("/v1/limits", "/v2/health/")
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="fewshot"'}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The key that a request came with; `id` is "" where the service is open.
+
+    `rate_per_minute` and `daily_quota` are the key's limits, None for none.
+    """
+
+    id: str = ""
+    name: str = ""
+    scopes: tuple[KeyScope, ...] = (KeyScope.admin,)
+    rate_per_minute: int | None = None
+    daily_quota: int | None = None
+    key: Key | None = None
+
+    def allows(self, scope: KeyScope) -> bool:
+        return self.key is None or self.key.allows(scope)
+
+
+OPEN = Caller()
+
+
+class Authentication:
+    """ASGI middleware: refuses requests without a valid key where one is needed, and puts the
+    `Caller` into the request's state."""
+
+    def __init__(self, app: ASGIApp, store: Store, auth: str) -> None:
+        self._app, self._store, self._auth = app, store, auth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        path = scope["path"]
+        state = scope.setdefault("state", {})
+        if self._auth == "off":
+            state["caller"] = OPEN
+        elif path.startswith(_GUARDED) and not path.startswith(_OPEN):
+            try:
+                state["caller"] = await self._caller(Headers(scope=scope))
+            except Problem as problem:
+                return await refuse(problem, scope, receive, send)
+        await self._app(scope, receive, send)
+
+    async def _caller(self, headers: Headers) -> Caller:
+        """Raises `Unauthenticated`, or `StoreUnavailable`: what cannot be checked is refused."""
+        token = _token(headers)
+        if token is None:
+            if self._auth == "auto" and not await self._store.run(self._store.keys.any):
+                return OPEN
+            raise Unauthenticated("send an API key: Authorization: Bearer KEY", headers=_CHALLENGE)
+        known, key = self._store.keys.known(token)
+        if not known:
+            key = await self._store.run(self._store.keys.find, token)
+        if key is None:
+            raise Unauthenticated("the API key is unknown or was revoked", headers=_CHALLENGE)
+        return Caller(key.id, key.name, key.scopes, key.rate_per_minute, key.daily_quota, key)
+
+
+def _token(headers: Headers) -> str | None:
+    """From `Authorization: Bearer KEY` or `X-Api-Key: KEY`. Raises `Unauthenticated`."""
+    given = headers.get("authorization")
+    if given is None:
+        return headers.get("x-api-key")
+    kind, _, token = given.partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("use Authorization: Bearer KEY", headers=_CHALLENGE)
+    return token.strip()
+
+
+#: For the document: Swagger UI's "Authorize" button. The middleware does the work.
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="key",
+    description="An API key, from `fewshot keys create`. Not needed while there is none.",
+)
+
+
+def requires(scope: KeyScope) -> Callable[..., Caller]:
+    """A dependency that gives the caller. Raises `Forbidden` without the scope, and
+    `Unauthenticated` where the middleware was not asked: a route it does not know is closed."""
+
+    def caller(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
+        found: Caller | None = getattr(request.state, "caller", None)
+        if found is None:
+            raise Unauthenticated("send an API key", headers=_CHALLENGE)
+        if not found.allows(scope):
+            raise Forbidden(f"this needs the scope {scope.value!r}", scope=scope.value)
+        return found
+
+    return caller
+
+
+_read, _write, _admin = (requires(scope) for scope in KeyScope)
+Reader = Annotated[Caller, Depends(_read)]
+Writer = Annotated[Caller, Depends(_write)]
+Admin = Annotated[Caller, Depends(_admin)]
+#: For routers whose routes all ask nothing but the scope.
+READ = Depends(_read)

@@ -1,0 +1,76 @@
+"""Multipart forms: files and labelled files, as routes share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Request, UploadFile
+from pydantic import BeforeValidator
+
+from service.archives import read_archive
+from service.classifier import Classifier
+from service.images import Upload, clean_name
+from service.problems import FileRef, InvalidRequest, NotMultipart
+from service.tasks import Example, clean_label, pair
+
+
+def _drop_blanks(values: object) -> object:
+    """File inputs that were left empty: some forms send them as empty text."""
+    return [value for value in values if value != ""] if isinstance(values, list) else values
+
+
+def require_multipart(request: Request) -> None:
+    """A dependency. Raises `NotMultipart`."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise NotMultipart("send the fields and files as multipart/form-data")
+
+
+Files = Annotated[list[UploadFile], BeforeValidator(_drop_blanks)]
+
+
+async def read_support(
+    classifier: Classifier,
+    images: tuple[str, Sequence[UploadFile]],
+    labels: Sequence[str],
+    archive: tuple[str, UploadFile | None],
+    one_for_all: bool = False,
+) -> list[Example]:
+    """The labelled examples, from pairs or from an archive, each given with its field's name.
+
+    `one_for_all`: a single label may stand for every image. Raises the problems of `tasks` and
+    `archives`.
+    """
+    uploads = await read(*images)
+    archives = await read(archive[0], [archive[1]] if archive[1] else [])
+    longest = classifier.settings.max_label_length
+    if not archives:
+        if one_for_all and len(labels) == 1:
+            labels = [clean_label(labels[0], 0, longest)] * len(uploads)
+        return pair(uploads, labels, longest)
+    if uploads or labels:
+        raise InvalidRequest(f"send either {archive[0]}, or {images[0]} with labels")
+    upload = archives[0]
+    members = await classifier.off_loop(
+        read_archive, upload.data, upload.ref, classifier.archive_limits
+    )
+    return [
+        Example(
+            clean_label(member.label, index, longest),
+            Upload(FileRef(archive[0], index, clean_name(member.path)), member.data),
+        )
+        for index, member in enumerate(members)
+    ]
+
+
+async def read(field: str, files: Sequence[UploadFile]) -> list[Upload]:
+    """Bytes of each file. A browser's empty file input (no name, no bytes) counts as none."""
+    found = [
+        Upload(FileRef(field, index, clean_name(file.filename)), await file.read())
+        for index, file in enumerate(files)
+    ]
+    return [
+        upload
+        for upload, file in zip(found, files, strict=True)
+        if upload.data or (file.filename or "")
+    ]

@@ -1,0 +1,93 @@
+"""`fewshot keys create|list|revoke`: API keys, straight in the database that the service uses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from service.commands.errors import fail, quiet_log, user_errors
+from service.settings import Settings
+from service.store.database import Database
+from service.store.keys import BELIEVED_S, Keys, Scope
+
+
+def create_key(
+    name: str,
+    scopes: str,
+    rate_per_minute: int | None,
+    daily_quota: int | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Print a new key, this once."""
+    with _keys(data_dir) as keys:
+        key, text = keys.create(name, _scopes(scopes), rate_per_minute, daily_quota)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(key) | {"key": text}, indent=2) + "\n")
+        return
+    sys.stdout.write(f"{text}\n")
+    sys.stderr.write(
+        f"{key.id} ({key.name}) may {', '.join(key.scopes)}. The key above is shown only now; "
+        "send it as: Authorization: Bearer KEY\n"
+    )
+
+
+def list_keys(data_dir: Path | None, as_json: bool) -> None:
+    """Every key, without its secret."""
+    with _keys(data_dir) as keys:
+        found = keys.list()
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(key) for key in found], indent=2) + "\n")
+        return
+    table = Table(title=f"{len(found)} {'key' if len(found) == 1 else 'keys'}")
+    table.add_column("Id", no_wrap=True)
+    for column in ("Name", "Scopes", "A minute", "A day", "Made", "Revoked"):
+        table.add_column(column)
+    for key in found:
+        table.add_row(
+            key.id,
+            key.name,
+            ", ".join(key.scopes),
+            *("" if most is None else str(most) for most in (key.rate_per_minute, key.daily_quota)),
+            _day(key.created_at),
+            "" if key.revoked_at is None else _day(key.revoked_at),
+        )
+    Console().print(table)
+
+
+def revoke_key(key_id: str, data_dir: Path | None) -> None:
+    """Running services refuse it within a second."""
+    with _keys(data_dir) as keys:
+        keys.revoke(key_id)
+    sys.stdout.write(f"{key_id} is revoked; running services refuse it within {BELIEVED_S:g} s\n")
+
+
+@contextmanager
+def _keys(data_dir: Path | None) -> Iterator[Keys]:
+    with user_errors(), quiet_log():
+        settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+        database = Database(settings.database, threads=1)
+        try:
+            yield Keys(database)
+        finally:
+            database.close()
+
+
+def _scopes(text: str) -> list[Scope]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in list(Scope)]
+    if unknown:
+        fail(f"no scope {unknown[0]!r}; there are {', '.join(Scope)}")
+    return [Scope(name) for name in names]
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,188 @@
+"""The database: connections, transactions, and faults told as one problem.
+
+Synchronous SQLAlchemy in a bounded pool of threads of its own. SQLite runs in WAL mode with
+`synchronous=FULL`: what was acknowledged has been flushed to the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import exc as sa
+from sqlalchemy.engine import URL, make_url
+
+from service.problems import StoreUnavailable
+from service.store import schema
+from service.store.tables import probes
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_RETRY_AFTER_S = 5
+#: How long a writer of another process is waited for; then 503.
+_BUSY_S = 10
+_CONNECT_S = 3
+_PROBE_BYTES = 256 << 10
+#: What a database that is gone, full, locked or read-only raises; other faults are ours.
+_OUTSIDE = (sa.OperationalError, sa.InterfaceError, sa.InternalError, sa.TimeoutError)
+
+
+class Database:
+    """One database. `open` before use, `close` after; it comes back by itself after a failure."""
+
+    def __init__(self, url: str, threads: int) -> None:
+        """Raises `StoreUnavailable` for a URL that cannot be used at all."""
+        self.engine = _engine(url, threads)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self._writer = self.engine.execution_options(write=True)
+        # SQLite snapshots every transaction; PostgreSQL has to be told to.
+        self._reader = (
+            self.engine
+            if self.is_sqlite
+            else self.engine.execution_options(isolation_level="REPEATABLE READ")
+        )
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        # SQLite takes one writer at a time: threads queue here rather than poll for its lock.
+        self._turn = threading.Lock() if self.is_sqlite else nullcontext()
+        self._opening = threading.Lock()
+        self._opened = False
+        #: The last write failed; `ready` finds out whether the next one would.
+        self.faulted = False
+
+    def open(self) -> None:
+        """Bring the tables up to date. Raises `StoreUnavailable`; what comes next tries again."""
+        with self._opening:
+            if not self._opened:
+                with _told():
+                    schema.upgrade(self.engine)
+                self._opened = True
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self.engine.dispose()
+
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `function` in the database's threads."""
+        call = partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database. Raises `StoreUnavailable`."""
+        self.open()
+        with _told(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is on the disk once the block is left. Raises `StoreUnavailable`."""
+        self.open()
+        try:
+            with _told(), self._turn, self._writer.begin() as connection:
+                yield connection
+        except StoreUnavailable:
+            self.faulted = True
+            raise
+        self.faulted = False
+
+    def check(self) -> None:
+        """Raise `StoreUnavailable` unless the database answers and, after a failed write, takes
+        one again: a service that is not ready is sent no writes that could tell."""
+        if self.faulted:
+            with self.write() as connection:
+                probe = {"id": secrets.token_hex(16), "data": bytes(_PROBE_BYTES)}
+                connection.execute(insert(probes).values(probe))
+            with self.write() as connection:
+                connection.execute(probes.delete())
+        else:
+            with self.read() as connection:
+                connection.execute(select(1))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Faults of the database as a problem; the reason goes to the log, not to the client."""
+    try:
+        yield
+    except (*_OUTSIDE, OSError) as error:
+        raise _unavailable(error) from error
+    except sa.DatabaseError as error:
+        # A damaged file, or a connection that broke under a statement.
+        if type(error) is not sa.DatabaseError and not error.connection_invalidated:
+            raise
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: BaseException) -> StoreUnavailable:
+    reason = getattr(error, "orig", None) or error
+    log.warning("the database failed: %s", " ".join(str(reason).split()))
+    return StoreUnavailable(
+        f"the database does not answer or takes no writes; try again in {_RETRY_AFTER_S} s",
+        headers={"Retry-After": str(_RETRY_AFTER_S)},
+    )
+
+
+def _engine(text: str, threads: int) -> Engine:
+    try:
+        url = make_url(text)
+        if url.get_backend_name() == "sqlite":
+            return _sqlite(url, threads)
+        if url.get_backend_name() in ("postgresql", "postgres"):
+            return _postgresql(url, threads)
+    except sa.ArgumentError:
+        raise StoreUnavailable("the database's URL cannot be read") from None
+    except ModuleNotFoundError as error:
+        raise StoreUnavailable(
+            f"{error.name} is missing; install with: pip install -c constraints.txt '.[postgres]'"
+        ) from None
+    raise StoreUnavailable("the database must be sqlite:/// or postgresql://")
+
+
+def _postgresql(url: URL, threads: int) -> Engine:
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=threads,
+        max_overflow=0,
+        pool_timeout=_BUSY_S,
+        # A connection that died with the server is found before it is used.
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={"connect_timeout": _CONNECT_S, "tcp_user_timeout": 10_000},
+    )
+
+
+def _sqlite(url: URL, threads: int) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=threads,
+        max_overflow=0,
+        pool_timeout=_BUSY_S,
+        hide_parameters=True,
+        connect_args={"timeout": _BUSY_S, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        # The driver's own idea of transactions would begin them too late; see `begin`.
+        connection.isolation_level = None
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A writer takes the lock at once: one that read first could not wait for it any more.
+        writes = connection.get_execution_options().get("write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

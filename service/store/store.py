@@ -1,0 +1,52 @@
+"""What the service keeps: one database, and the support sets and keys in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from service.problems import StoreUnavailable
+from service.settings import Settings
+from service.store.database import Database
+from service.store.keys import Keys
+from service.store.records import Limits
+from service.store.sets import SupportSets
+
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """`start` before use, `close` after. Methods of `sets` and `keys` block: call them by `run`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises `StoreUnavailable` for a database that cannot be used at all."""
+        self.database = Database(settings.database, settings.store_threads)
+        self.run = self.database.run
+        limits = Limits(settings.max_sets, settings.max_set_examples, settings.max_set_bytes)
+        self.sets = SupportSets(self.database, limits)
+        self.keys = Keys(self.database)
+        self._sweep_s = settings.sweep_s
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Bring the tables up to date. A database that is gone is tried again when asked for: the
+        service starts regardless, and is not ready until it comes."""
+        with suppress(StoreUnavailable):
+            await self.run(self.database.open)
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        await asyncio.to_thread(self.database.close)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_s)
+            try:
+                await self.run(self.sets.sweep)
+            except StoreUnavailable:
+                pass  # it has been logged
+            except Exception:  # must not end the sweeping
+                log.exception("expired support sets could not be deleted")

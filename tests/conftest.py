@@ -1,0 +1,16 @@
+"""What every test is kept from: the data folder and the database of whoever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSHOT_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        for name in ("DATABASE_URL", "FEWSHOT_DATABASE_URL", "FEWSHOT_AUTH"):
+            patch.delenv(name, raising=False)
+        yield

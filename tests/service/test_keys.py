@@ -1,0 +1,266 @@
+"""API keys: who may do what, and that one's sets are nobody else's. On both databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from service.app import create_app
+from service.settings import Settings
+from service.store import keys as keys_module
+from service.store.keys import Keys, Scope
+from tests.service.asking import SETS, add, ask, ask_set, assert_problem, encoded, make_set, noise
+from tests.service.asking import task as some
+
+ROOT = Path(__file__).parents[2]
+QUERIES = [encoded(noise(900))]
+
+
+@pytest.fixture(autouse=True)
+def _no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are looked up each time: tests do not wait for what is believed to lapse."""
+    monkeypatch.setattr(keys_module, "BELIEVED_S", 0.0)
+
+
+@pytest.fixture(scope="module")
+def client(zoo: Path, database_url: str) -> Iterator[TestClient]:
+    settings = Settings(zoo=zoo, device="cpu", threads=1, database_url=database_url)
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def keys(client: TestClient) -> Keys:
+    found: Keys = client.app.state.store.keys
+    return found
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+@pytest.fixture(scope="module")
+def tokens(keys: Keys) -> dict[str, str]:
+    return {scope.value: keys.create(scope, [scope])[1] for scope in Scope}
+
+
+def test_without_any_key_the_service_is_open_and_with_the_first_it_closes(
+    client: TestClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not keys.list()
+    open_set = make_set(client, some()).json()["support_set"]["id"]
+    assert client.get("/v1/models").status_code == 200
+
+    key, token = keys.create("first", [Scope.write])
+    for response in (
+        client.get("/v1/models"),
+        client.get(SETS),
+        make_set(client),
+        ask(client, some(), QUERIES),
+        client.get(f"{SETS}/{open_set}"),
+        client.get("/v1/nothing"),
+    ):
+        assert_problem(response, 401, "unauthenticated")
+        assert response.headers["www-authenticate"].startswith("Bearer")
+    for path in ("/livez", "/readyz", "/v1/limits", "/docs", "/openapi.json", "/"):
+        assert client.get(path).status_code == 200
+    # What was made by nobody belongs to nobody.
+    assert_problem(
+        client.get(f"{SETS}/{open_set}", headers=bearer(token)), 404, "unknown-support-set"
+    )
+    keys.revoke(key.id)
+    assert_problem(client.get(SETS, headers=bearer(token)), 401, "unauthenticated")
+    assert_problem(client.get(SETS), 401, "unauthenticated")  # it does not open again
+
+
+def test_only_the_very_key_is_taken(client: TestClient, keys: Keys, tokens: dict[str, str]) -> None:
+    good = tokens["read"]
+    assert client.get(SETS, headers=bearer(good)).status_code == 200
+    assert client.get(SETS, headers={"x-api-key": good}).status_code == 200
+    assert client.get(SETS, headers={"authorization": f"bearer  {good} "}).status_code == 200
+    other = tokens["write"]
+    name, of_read, secret = good.split("_", 2)
+    for wrong in (
+        good[:-1],
+        good + "x",
+        good[:-1] + ("a" if good[-1] != "a" else "b"),
+        f"{name}_{of_read}_{other.split('_', 2)[2]}",
+        f"{name}_{'0' * 12}_{secret}",
+        good.upper(),
+        "' OR 1=1 --",
+        "fewshot_",
+        "x" * 10_000,
+        "\x00é".encode(),
+    ):
+        token = wrong if isinstance(wrong, bytes) else wrong.encode()
+        response = client.get(SETS, headers={b"authorization": b"Bearer " + token})
+        assert_problem(response, 401, "unauthenticated")
+    for header in ("Basic abc", "Bearer", "Bearer ", good):
+        response = client.get(SETS, headers={"authorization": header})
+        assert_problem(response, 401, "unauthenticated")
+
+
+def test_a_scope_allows_what_it_says_and_no_more(
+    client: TestClient, tokens: dict[str, str]
+) -> None:
+    for name, writes in (("read", False), ("write", True), ("admin", True)):
+        head = bearer(tokens[name])
+        assert client.get("/v1/models", headers=head).status_code == 200
+        assert client.get(SETS, headers=head).status_code == 200
+        made = make_set(client, some(), head)
+        if writes:
+            assert made.status_code == 201
+            continue
+        missing = f"{SETS}/set_{'0' * 24}"
+        for response in (
+            made,
+            add(client, f"set_{'0' * 24}", some(), head),
+            client.patch(missing, json={}, headers=head),
+            client.delete(missing, headers=head),
+            client.delete(f"{missing}/examples/ex_{'0' * 24}", headers=head),
+        ):
+            assert_problem(response, 403, "forbidden")
+    files = [("query_images", ("q", QUERIES[0]))]
+    form = {"model": "mean", "support_labels": ["a"]}
+    answer = client.post("/v1/predictions", data=form, files=files, headers=bearer(tokens["read"]))
+    assert_problem(answer, 422, "label-count")  # allowed, and merely wrong
+
+
+def test_another_keys_set_is_not_there(client: TestClient, keys: Keys) -> None:
+    mine, yours = (bearer(keys.create(name, [Scope.write])[1]) for name in ("mine", "yours"))
+    boss = bearer(keys.create("boss", [Scope.admin])[1])
+    set_id = make_set(client, some(), mine).json()["support_set"]["id"]
+    path = f"{SETS}/{set_id}"
+    example = client.get(f"{path}/examples", headers=mine).json()["examples"][0]["id"]
+    own = make_set(client, some(), yours).json()["support_set"]["id"]
+    for head in (yours, boss):
+        for response in (
+            client.get(path, headers=head),
+            client.patch(path, json={"name": "stolen"}, headers=head),
+            client.delete(path, headers=head),
+            add(client, set_id, some(seed=50), head),
+            client.get(f"{path}/examples", headers=head),
+            client.get(f"{path}/examples/{example}/image", headers=head),
+            client.delete(f"{path}/examples/{example}", headers=head),
+            ask_set(client, set_id, QUERIES, head),
+        ):
+            assert_problem(response, 404, "unknown-support-set")
+            assert set_id not in response.text
+        listed = client.get(SETS, headers=head).json()["support_sets"]
+        assert set_id not in [one["id"] for one in listed]
+    # Nor by way of a set of one's own.
+    for response in (
+        client.get(f"{SETS}/{own}/examples/{example}/image", headers=yours),
+        client.delete(f"{SETS}/{own}/examples/{example}", headers=yours),
+    ):
+        assert_problem(response, 404, "unknown-example")
+    assert client.get(path, headers=mine).json()["examples"] == len(some())
+    # The same Idempotency-Key of two callers is two keys.
+    once = {"idempotency-key": "k"}
+    first = make_set(client, some(), mine | once).json()["support_set"]["id"]
+    assert make_set(client, some(), yours | once).json()["support_set"]["id"] != first
+
+
+def test_secrets_are_not_in_the_database(client: TestClient, tokens: dict[str, str]) -> None:
+    with client.app.state.store.database.read() as connection:
+        rows = connection.execute(text("SELECT * FROM api_keys")).all()
+    stored = " ".join(str(value) for row in rows for value in row)
+    assert len(rows) >= len(tokens)
+    for token in tokens.values():
+        assert token.split("_", 2)[2] not in stored
+
+
+def test_a_request_without_a_key_is_refused_before_its_body_is_read(
+    client: TestClient,
+) -> None:
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        assert sent, "the body was read before the answer"
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "path": SETS, "raw_path": SETS.encode(), "query_string": b"", "scheme": "http",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+        "server": ("test", 80), "client": ("test", 1),
+    }  # fmt: skip
+    client.portal.call(client.app, scope, receive, send)
+    assert sent[0]["status"] == 401
+
+
+def test_keys_are_required_or_not_as_the_setting_says(zoo: Path, tmp_path: Path) -> None:
+    settings = {"zoo": zoo, "device": "cpu", "data_dir": tmp_path}
+    with TestClient(create_app(Settings(**settings, auth="required"))) as client:
+        assert_problem(client.get("/v1/models"), 401, "unauthenticated")
+        client.app.state.store.keys.create("k", [Scope.read])
+    with TestClient(create_app(Settings(**settings, auth="off"))) as client:
+        assert client.get("/v1/models").status_code == 200
+        assert make_set(client).status_code == 201
+
+
+def test_an_answer_about_a_key_is_believed_only_for_a_moment(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "BELIEVED_S", 30.0)
+    now = time.monotonic()
+    monkeypatch.setattr(keys_module.time, "monotonic", lambda: now)
+    key, token = keys.create("brief", [Scope.read])
+    assert keys.find(token) == key
+    assert keys.known(token) == (True, key)
+    keys.revoke(key.id)
+    now += 31
+    assert not keys.known(token)[0]
+    assert keys.find(token) is None
+
+
+def _fewshot(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"FEWSHOT_DATA_DIR": str(folder)}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "fewshot.py"), "keys", *arguments],
+        capture_output=True, text=True, env=environment, cwd="/",
+    )  # fmt: skip
+
+
+def test_keys_are_made_listed_and_revoked_on_the_command_line(zoo: Path, tmp_path: Path) -> None:
+    made = _fewshot(
+        tmp_path, "create", "web shop", "--scopes", "read,write",
+        "--rate-per-minute", "60", "--daily-quota", "1000", "--json",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    key = json.loads(made.stdout)
+    listed = _fewshot(tmp_path, "list", "--json")
+    assert json.loads(listed.stdout) == [{k: v for k, v in key.items() if k != "key"}]
+    assert key["key"] not in listed.stdout
+    assert (key["rate_per_minute"], key["daily_quota"]) == (60, 1000)
+    assert "web shop" in _fewshot(tmp_path, "list").stdout
+
+    settings = Settings(zoo=zoo, device="cpu", data_dir=tmp_path)
+    with TestClient(create_app(settings)) as client:
+        assert client.get(SETS, headers=bearer(key["key"])).status_code == 200
+        assert _fewshot(tmp_path, "revoke", key["id"]).returncode == 0
+        assert_problem(client.get(SETS, headers=bearer(key["key"])), 401, "unauthenticated")
+
+    for arguments, words in (
+        (("revoke", "key_nobody"), "no key"),
+        (("create", "x", "--scopes", "root"), "no scope 'root'"),
+        (("create", "", "--scopes", "read"), "a key's name"),
+    ):
+        done = _fewshot(tmp_path, *arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert words in done.stderr
+    plain = _fewshot(tmp_path, "create", "plain")
+    assert plain.stdout.startswith("fewshot_")
+    assert plain.stdout.count("\n") == 1
