@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from models_zoo.cards import Card
+from models_zoo.cards import Card, InputSpec
 from service.archives import ArchiveLimits
 from service.engine.admission import Admission
 from service.engine.caches import feature_cache, state_cache
@@ -27,6 +27,9 @@ from service.images import ImageLimits, Picture, Upload, decode
 from service.settings import MB, Settings
 from service.stored import StoredSupport
 from service.tasks import Ask, check_limits, classes_of, learning_rates
+
+#: Most bytes of files that one thread decodes in a row.
+_PART_BYTES = 64 << 10
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -238,11 +241,31 @@ class Classifier:
         limits = ImageLimits(self.settings.max_pixels, self.settings.max_image_side)
         side = self.settings.overlay_side if keep else None
         waiting = [
-            asyncio.wrap_future(self._threads.submit(decode, upload, card.input, limits, side))
-            for upload in uploads
+            asyncio.wrap_future(self._threads.submit(_decode_all, part, card.input, limits, side))
+            for part in _parts(uploads)
         ]
         try:
-            return [await picture for picture in waiting]
+            return [picture for part in waiting for picture in await part]
         finally:
             for left in waiting:
                 left.cancel()
+
+
+def _parts(uploads: Sequence[Upload]) -> list[list[Upload]]:
+    """Runs of small files, each handed to a thread at once: for a drawing, the handing over and
+    the waking up would cost as much as the decoding. A photo makes a part of its own."""
+    parts: list[list[Upload]] = []
+    room = 0
+    for upload in uploads:
+        if not parts or len(upload.data) > room:
+            parts.append([])
+            room = _PART_BYTES
+        parts[-1].append(upload)
+        room -= len(upload.data)
+    return parts
+
+
+def _decode_all(
+    uploads: Sequence[Upload], spec: InputSpec, limits: ImageLimits, side: int | None
+) -> list[Picture]:
+    return [decode(upload, spec, limits, side) for upload in uploads]

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         "where the machine has other work, or where several services share it.",
     )
     encode_batch: int = Field(
-        64,
+        32,
         ge=1,
         le=4096,
         description="Most images that go through an encoder at once. It bounds the memory of a "

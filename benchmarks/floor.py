@@ -1,0 +1,194 @@
+"""What a request cannot cost less than: parsing its form, decoding its images, its graphs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageDraw
+from starlette.requests import Request as Incoming
+
+from benchmarks.load import Request
+from models_zoo.cards import ENTRIES, Card, read_file
+from service.answers import build
+from service.classifier import Outcome
+from service.engine.episode import Answer, Episode
+from service.engine.onnx import OnnxRuntime
+from service.engine.stages import answers
+from service.images import ImageLimits, Upload, decode
+from service.problems import FileRef
+from service.schemas import AttentionMode
+from service.settings import Settings
+
+_CHUNK = 64 << 10  # as Uvicorn hands a body on
+
+
+@dataclass(frozen=True)
+class Case:
+    """One episode: `shown` is the side of the pictures in pixels, `queries` counts all classes."""
+
+    model: str
+    way: int
+    shot: int
+    queries: int
+    shown: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}, {self.way}-way {self.shot}-shot, {self.queries} queries"
+
+
+def picture(seed: int, side: int, channels: int) -> bytes:
+    """A PNG: strokes on paper, or for colour models blotches, which compress like a photo."""
+    rng = np.random.default_rng(seed)
+    if channels == 3:
+        small = rng.integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
+    else:
+        image = Image.new("L", (side, side), "white")
+        points = [tuple(int(v) for v in p) for p in rng.integers(0, side, (6, 2))]
+        ImageDraw.Draw(image).line(points, fill="black", width=3)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Floor:
+    """The parts of one request, each on its own; every method does that part once."""
+
+    def __init__(self, case: Case, card: Card, threads: int) -> None:
+        self.case, self.card = case, card
+        count, spec = case.way * case.shot, card.input
+        data = [picture(i, case.shown, spec.channels) for i in range(count + case.queries)]
+        self.support, self.queries = data[:count], data[count:]
+        self.labels = [f"class {i % case.way}" for i in range(count)]
+        self.request = self._form(
+            "/v1/predictions",
+            {"model": case.model, "support_labels": self.labels},
+            {"support_images": self.support, "query_images": self.queries},
+        )
+        self._uploads = [Upload(FileRef("f", i, f"{i}.png"), d) for i, d in enumerate(data)]
+        self._limits = ImageLimits(10**8, 10**5)
+        self._loop = asyncio.new_event_loop()
+        self._runtime = OnnxRuntime(card, ENTRIES, "cpu", threads)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._sessions = {
+            name: onnxruntime.InferenceSession(
+                read_file(card, f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
+            )
+            for name in ("encode", "adapt", "predict")
+            if f"{name}.onnx" in card.files
+        }
+        pictures = [decode(upload, spec, self._limits) for upload in self._uploads]
+        self._images = np.stack([p.pixels for p in pictures])
+        rates = card.adaptation and (card.adaptation.inner_lr,) * card.adaptation.steps
+        self._episode = Episode(
+            card.id,
+            self._images[:count],
+            np.arange(count) % case.way,
+            case.way,
+            self._images[count:],
+            rates,
+        )
+        [(_, answer)] = answers(self._runtime, [self._episode])
+        assert isinstance(answer, Answer)
+        answer.seconds["queue"] = 0.0
+        classes = self.labels[: case.way]
+        shown, asked = pictures[:count], pictures[count:]
+        self._outcome = Outcome(card, classes, self.labels, shown, asked, answer, 0.0)
+        self._settings = Settings()
+
+    def create(self) -> Request:
+        """The request that registers the support set."""
+        return self._form("/v1/support-sets", {"labels": self.labels}, {"images": self.support})
+
+    def ask_stored(self, location: str) -> Request:
+        fields: dict[str, str | list[str]] = {"model": self.case.model}
+        return self._form(f"{location}/predictions", fields, {"query_images": self.queries})
+
+    def parse(self) -> None:
+        """The form by Starlette, as the service does."""
+        body = self.request.body
+        parts = [body[i : i + _CHUNK] for i in range(0, len(body), _CHUNK)]
+        messages = iter(parts)
+
+        async def receive() -> dict[str, object]:
+            part = next(messages)
+            return {"type": "http.request", "body": part, "more_body": part is not parts[-1]}
+
+        headers = [(b"content-type", self.request.content_type.encode())]
+        incoming = Incoming({"type": "http", "method": "POST", "headers": headers}, receive)
+
+        async def read() -> None:
+            form = await incoming.form(max_files=1000, max_fields=1000)
+            for _, value in form.multi_items():
+                if not isinstance(value, str):
+                    await value.read()
+
+        self._loop.run_until_complete(read())
+
+    def decode(self) -> None:
+        """All images, one after another."""
+        for upload in self._uploads:
+            decode(upload, self.card.input, self._limits)
+
+    def sessions(self) -> None:
+        """The bare graphs on arrays that lie ready."""
+        count = len(self.support)
+        images = self._images.astype(np.float32) / np.float32(255)
+        if "encode" in self._sessions:
+            (images,) = self._sessions["encode"].run(None, {"images": images})
+        way = self.case.way
+        feed = {
+            "support": images[None, :count],
+            "labels": self._episode.labels[None],
+            "mask": np.ones((1, count), bool),
+            "class_mask": np.ones((1, way), bool),
+        }
+        if self._episode.inner_lr is not None:
+            feed["inner_lr"] = np.asarray(self._episode.inner_lr, np.float32)
+        state = self._run("adapt", feed)
+        self._run("predict", {**state, "query": images[None, count:]}, ["logits"])
+
+    def stages(self) -> None:
+        """The same by way of the engine's code, checks and copies included."""
+        list(answers(self._runtime, [self._episode]))
+
+    def answer(self) -> None:
+        """Probabilities, and the answer as JSON."""
+        build(self._outcome, AttentionMode.none, None, self._settings).model_dump_json().encode()
+
+    def _run(
+        self, name: str, feed: dict[str, np.ndarray], outputs: list[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        session = self._sessions[name]
+        outputs = outputs or [output.name for output in session.get_outputs()]
+        wanted = {argument.name for argument in session.get_inputs()}
+        given = {key: value for key, value in feed.items() if key in wanted}
+        return dict(zip(outputs, session.run(outputs, given), strict=True))
+
+    @staticmethod
+    def _form(
+        path: str, fields: dict[str, str | list[str]], files: dict[str, list[bytes]]
+    ) -> Request:
+        parts = [
+            (k, (f"{i}.png", d, "image/png")) for k, v in files.items() for i, d in enumerate(v)
+        ]
+        made = httpx.Client().build_request("POST", "http://x", data=fields, files=parts)
+        return Request(path, made.read(), made.headers["content-type"])
+
+
+def timed(part: Callable[[], None], times: int) -> tuple[float, float]:
+    """Seconds by the clock and of CPU time, for each of some calls; the first is not counted."""
+    part()
+    start, cpu = time.perf_counter(), time.process_time()
+    for _ in range(times):
+        part()
+    return (time.perf_counter() - start) / times, (time.process_time() - cpu) / times

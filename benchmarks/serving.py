@@ -1,0 +1,161 @@
+"""What the service adds to the work itself, what a registered set saves, what batching gains.
+
+    python -m benchmarks.serving [--rounds 5] [--requests 64] [--threads 1] [--json]
+
+One run measures everything, arms taking turns, and reports medians over the rounds and medians of
+each round's ratios. Beside the clock stands the server's CPU time, which a busy machine disturbs
+less; the client's own is in neither. Floor = parse + decode + bare sessions, each alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.floor import Case, Floor, timed
+from benchmarks.load import Run, Server, serving
+from models_zoo.cards import list_cards
+
+LARGE = Case("stanet-cifar100", way=5, shot=5, queries=15, shown=32)
+SMALL = Case("prototypical-omniglot", way=5, shot=1, queries=15, shown=105)
+STORED = Case("stanet-cifar100", way=5, shot=5, queries=5, shown=32)
+PARTS = ("parse", "decode", "sessions", "stages", "answer")
+CONCURRENCY = (1, 8, 64)
+ASIDE = 8  # connections of the comparisons that are not about concurrency
+
+#: Measured arm -> (seconds by the clock, seconds of CPU time) of a request, one per round.
+Arms = dict[str, list[tuple[float, float]]]
+
+
+def overhead(floor: Floor, server: Server, rounds: int, requests: int) -> Arms:
+    """The floor's parts, and whole requests one at a time and several at once."""
+    arms: Arms = defaultdict(list)
+    for _ in range(rounds):
+        for part in PARTS:
+            arms[part].append(timed(getattr(floor, part), max(4, requests // 4)))
+        for connections in (1, ASIDE):
+            run = server.run(floor.request, requests, connections)
+            arms[f"http {connections}"].append(seconds_of(run))
+    return arms
+
+
+def batching(floor: Floor, on: Server, off: Server, rounds: int, requests: int) -> Arms:
+    arms: Arms = defaultdict(list)
+    for i in range(rounds):
+        for connections in CONCURRENCY:
+            turns = [("on", on), ("off", off)]
+            for name, server in turns if i % 2 else reversed(turns):
+                run = server.run(floor.request, max(requests, 2 * connections), connections)
+                arms[f"{name} {connections}"].append(seconds_of(run))
+    return arms
+
+
+def registered(floor: Floor, server: Server, rounds: int, requests: int) -> Arms:
+    """Sending the support set each time, and asking the registered one."""
+    made = json.loads(server.ask(floor.create()))
+    stored = floor.ask_stored(f"/v1/support-sets/{made['id']}")
+    server.ask(stored)
+    arms: Arms = defaultdict(list)
+    for _ in range(rounds):
+        for name, request in (("stateless", floor.request), ("registered", stored)):
+            arms[name].append(seconds_of(server.run(request, requests, ASIDE)))
+    return arms
+
+
+def seconds_of(run: Run) -> tuple[float, float]:
+    return run.seconds, run.cpu_seconds
+
+
+def ratio(arms: Arms, over: Sequence[str], under: Sequence[str], clock: int) -> float:
+    """Median over the rounds of the sums' ratio; clock 0 is the wall's, 1 the CPU's."""
+    each = zip(*(arms[name] for name in (*over, *under)), strict=True)
+    sums = ((row[: len(over)], row[len(over) :]) for row in each)
+    return median(sum(a[clock] for a in up) / sum(b[clock] for b in down) for up, down in sums)
+
+
+def summary(arms: Arms) -> dict[str, dict[str, float]]:
+    """Milliseconds of one request, by arm."""
+    return {
+        name: {
+            "wall_ms": round(median(run[0] for run in runs) * 1000, 3),
+            "cpu_ms": round(median(run[1] for run in runs) * 1000, 3),
+        }
+        for name, runs in arms.items()
+    }
+
+
+def both(arms: Arms, over: Sequence[str], under: Sequence[str]) -> dict[str, float]:
+    return {
+        "wall": round(ratio(arms, over, under, 0), 3),
+        "cpu": round(ratio(arms, over, under, 1), 3),
+    }
+
+
+def measure(rounds: int, requests: int, threads: int) -> dict[str, object]:
+    cards = list_cards()
+    floors = {case: Floor(case, cards[case.model], threads) for case in (LARGE, SMALL, STORED)}
+    settings = {"device": "cpu", "threads": threads, "queue_images": 1_000_000}
+    found: dict[str, object] = {}
+    with serving(**settings) as on, serving(**settings, batching=False) as off:
+        for floor in floors.values():  # models load, shapes are seen once
+            for server in (on, off):
+                server.run(floor.request, 16, ASIDE)
+        for case in (LARGE, SMALL):
+            arms = overhead(floors[case], on, rounds, requests)
+            found[case.name] = {
+                "request": summary(arms),
+                "bare sessions / http": both(arms, ["sessions"], [f"http {ASIDE}"]),
+                "http / floor": both(arms, [f"http {ASIDE}"], PARTS[:3]),
+            }
+            arms = batching(floors[case], on, off, rounds, requests)
+            found[f"batching: {case.name}"] = {
+                "request": summary(arms),
+                **{f"off / on at {n}": both(arms, [f"off {n}"], [f"on {n}"]) for n in CONCURRENCY},
+            }
+        arms = registered(floors[STORED], on, rounds, requests)
+        found[f"registered: {STORED.name}"] = {
+            "request": summary(arms),
+            "stateless / registered": both(arms, ["stateless"], ["registered"]),
+        }
+    return found
+
+
+def show(found: dict[str, object]) -> None:
+    console = Console()
+    for title, result in found.items():
+        assert isinstance(result, dict)
+        table = Table(title=title, title_justify="left")
+        for column in ("", "clock", "CPU"):
+            table.add_column(column, justify="left" if not column else "right")
+        for name, run in result["request"].items():
+            table.add_row(name, f"{run['wall_ms']:.2f} ms", f"{run['cpu_ms']:.2f} ms")
+        table.add_section()
+        for name, value in result.items():
+            if name != "request":
+                table.add_row(name, f"{value['wall']:.2f}", f"{value['cpu']:.2f}", style="bold")
+        console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=64, help="of each arm in each round")
+    parser.add_argument("--threads", type=int, default=1, help="of each model run")
+    parser.add_argument("--json", action="store_true", help="print numbers for programs")
+    wanted = parser.parse_args()
+    found = measure(wanted.rounds, wanted.requests, wanted.threads)
+    if wanted.json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        show(found)
+
+
+if __name__ == "__main__":
+    main()
