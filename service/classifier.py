@@ -96,7 +96,7 @@ class Classifier:
             settings.model_memory_mb * MB or None,
             settings.pinned_models,
         )
-        batch_images = settings.batch_images if settings.batching else 0
+        batch_images = (settings.batch_images or None) if settings.batching else 0
         self.engine = Engine(self.models, batch_images, self.events)
         self.admission = Admission(settings.queue_images, settings.request_timeout_s, self.events)
         self.features = feature_cache(settings.feature_cache_mb * MB, self.events)
@@ -163,7 +163,7 @@ class Classifier:
         """
         task = self._task(model, stored.labels, len(queries), steps, inner_lr)
         start = time.perf_counter()
-        entry = f"{task.card.id}@{task.card.version}"
+        entry = _entry_of(task.card)
         state = self.states.get((entry, stored.key, task.rates))
         known = {} if state is not None else self._known(entry, stored)
         count = len(stored.labels)
@@ -187,6 +187,24 @@ class Classifier:
         return Outcome(
             task.card, task.classes, task.labels, shown, asked, answer, seconds, stored.key
         )
+
+    def images_to_run(
+        self,
+        model: str,
+        stored: StoredSupport,
+        queries: int,
+        steps: int | None = None,
+        inner_lr: float | None = None,
+    ) -> int:
+        """How many images `classify_stored` would encode now: the permit that it needs.
+
+        Raises the `Problem`s of `tasks`.
+        """
+        task = self._task(model, stored.labels, queries, steps, inner_lr)
+        entry = _entry_of(task.card)
+        if (entry, stored.key, task.rates) in self.states:
+            return queries
+        return queries + sum((entry, digest) not in self.features for digest in stored.digests)
 
     def _known(self, entry: str, stored: StoredSupport) -> dict[int, Floats]:
         """Features of those examples that were encoded before, by position."""
@@ -249,6 +267,10 @@ class Classifier:
         finally:
             for left in waiting:
                 left.cancel()
+
+
+def _entry_of(card: Card) -> str:
+    return f"{card.id}@{card.version}"
 
 
 def _parts(uploads: Sequence[Upload]) -> list[list[Upload]]:

@@ -82,11 +82,12 @@ class Settings(BaseSettings):
         "where the machine has other work, or where several services share it.",
     )
     encode_batch: int = Field(
-        32,
-        ge=1,
+        0,
+        ge=0,
         le=4096,
-        description="Most images that go through an encoder at once. It bounds the memory of a "
-        "run: lower it for large images on a small machine, raise it on a GPU.",
+        description="Most images that go through an encoder at once; 0 means 32 on a CPU and 256 "
+        "on a GPU. It bounds the memory of a run: lower it for large images on a small machine, "
+        "raise it on a large GPU.",
     )
     decode_threads: int = Field(
         2,
@@ -113,12 +114,12 @@ class Settings(BaseSettings):
         "there is little reason to switch it off but to measure what it gains.",
     )
     batch_images: int = Field(
-        64,
-        ge=1,
+        0,
+        ge=0,
         le=65_536,
-        description="Most images of a batch of several requests. A request that comes while a "
-        "batch runs waits for its end, so keep it small on a CPU, where larger ones gain nothing; "
-        "on a GPU raise it to some thousands.",
+        description="Most images of a batch of several requests; 0 means 64 on a CPU and 4096 on "
+        "a GPU. A request that comes while a batch runs waits for its end, so keep it small on a "
+        "CPU, where larger ones gain nothing; lower it on a GPU that has little memory.",
     )
     feature_cache_mb: int = Field(
         256,

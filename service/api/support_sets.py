@@ -374,7 +374,7 @@ async def predict_support_set(
     async def answered() -> Outcome:
         for left in reversed(range(_TRIES)):
             stored = await store.run(store.sets.stored, caller.id, set_id)
-            images = len(stored.labels) + len(queries)
+            images = classifier.images_to_run(model, stored, len(queries), steps, inner_lr)
             async with classifier.admission.admit(images, timeout) as deadline:
                 try:
                     return await classifier.classify_stored(

@@ -34,6 +34,11 @@ class Cache(Generic[V]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether it is here now; not counted as a look-up."""
+        with self._lock:
+            return key in self._entries
+
     def get(self, key: Hashable) -> V | None:
         with self._lock:
             entry = self._entries.get(key)

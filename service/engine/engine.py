@@ -16,9 +16,10 @@ class Engine:
     """`submit` is all that the rest of the service knows."""
 
     def __init__(
-        self, models: Models, batch_images: int = 256, events: Events | None = None
+        self, models: Models, batch_images: int | None = None, events: Events | None = None
     ) -> None:
-        """Batches hold at most `batch_images` images; 0 runs every request by itself."""
+        """Batches hold at most `batch_images` images, by default as suits the device; 0 runs every
+        request by itself."""
         events = events or Events()
         self._models = models
         self._forward = Lane("forward", batch_images, events)

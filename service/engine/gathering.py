@@ -12,6 +12,10 @@ from service.engine.events import Events
 from service.engine.runtime import Runtime
 from service.problems import DeadlineExceeded
 
+#: Images of a batch: many where they are one pass, few where they only follow one another, since
+#: who comes meanwhile waits for the end.
+_TOGETHER, _APART = 4096, 64
+
 
 @dataclass(eq=False)
 class Job:
@@ -42,10 +46,11 @@ class Gathering:
     """Jobs by model, each model's in order of arrival. Not safe in threads: its lane locks.
 
     Models take turns, a batch each, so that none starves another. A batch holds at most `images`
-    images, counted as those to encode, and always one job; with 0 it holds one job alone.
+    images, counted as those to encode, and always one job; with 0 it holds one job alone, and with
+    None as many as suit the model's device.
     """
 
-    def __init__(self, images: int, events: Events) -> None:
+    def __init__(self, images: int | None, events: Events) -> None:
         self._images, self._events = images, events
         self._waiting: dict[Runtime, deque[Job]] = {}
 
@@ -71,7 +76,7 @@ class Gathering:
             runtime, jobs = next(iter(self._waiting.items()))
             del self._waiting[runtime]
             batch: list[Job] = []
-            room = self._images
+            room = self._room(runtime)
             while jobs and (not batch or jobs[0].episode.images <= room):
                 job = jobs.popleft()
                 if job.claim(self._events):
@@ -82,6 +87,11 @@ class Gathering:
             if batch:
                 return batch
         return []
+
+    def _room(self, runtime: Runtime) -> int:
+        if self._images is not None:
+            return self._images
+        return _TOGETHER if runtime.joins_tasks else _APART
 
     def drain(self) -> list[Job]:
         """Everything that waits, no longer waiting."""

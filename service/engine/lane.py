@@ -25,7 +25,7 @@ _OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate", "alloc_fai
 class Lane:
     """No timer: the worker takes what waits, and while it runs that, more may gather."""
 
-    def __init__(self, name: told.Lane, batch_images: int, events: Events) -> None:
+    def __init__(self, name: told.Lane, batch_images: int | None, events: Events) -> None:
         self._name, self._events = name, events
         self._waiting = Gathering(batch_images, events)
         self._changed = threading.Condition()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models_zoo.cards import Card, ZooError, read_file
 from service.engine.episode import Floats, State
 from service.engine.providers import CPU, CUDA, Device, choose
-from service.engine.runtime import Prediction
+from service.engine.runtime import CPU_CHUNK, GPU_CHUNK, Prediction
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +70,14 @@ class OnnxRuntime:
     """An entry's graphs in ONNX Runtime. One instance may be used from many threads."""
 
     def __init__(
-        self, card: Card, root: Path, device: Device = "auto", threads: int = 0, chunk: int = 64
+        self, card: Card, root: Path, device: Device = "auto", threads: int = 0, chunk: int = 0
     ) -> None:
-        """Load and check an entry; `chunk` images are encoded at once.
+        """Load and check an entry; `chunk` images are encoded at once, 0: as suits the device.
 
         Raises `ZooError` when a file differs from its card or is not a graph of this kind, and
         `RuntimeError` when the device cannot be had.
         """
-        self.card, self._chunk = card, chunk
+        self.card = card
         providers = choose(device, ort.get_available_providers())
         if CUDA in providers:
             ort.preload_dlls()
@@ -103,6 +103,7 @@ class OnnxRuntime:
         self._predict = load("predict.onnx")
         self.device = "cpu" if self._predict.providers[0] == CPU else "cuda"
         self.joins_tasks = self.device != "cpu"
+        self._chunk = chunk or (GPU_CHUNK if self.joins_tasks else CPU_CHUNK)
         if (card.adaptation is not None) != ("inner_lr" in self._adapt.inputs):
             raise ZooError(f"{card.id}: the card and adapt.onnx disagree about inner_lr")
         if self.device == "cpu" and self._encode is not None and not self._encodes_alike():

@@ -13,6 +13,9 @@ from service.engine.episode import Floats, State
 
 __all__ = ["Prediction", "Runtime", "State"]
 
+#: Images encoded at once where nothing else is asked: on a CPU more of them leave its caches.
+CPU_CHUNK, GPU_CHUNK = 32, 256
+
 
 @dataclass(frozen=True)
 class Prediction:

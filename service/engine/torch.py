@@ -15,7 +15,7 @@ from models_zoo.episode import Support
 from models_zoo.weights import load_learner
 from service.engine.episode import Floats, State
 from service.engine.providers import Device
-from service.engine.runtime import Prediction
+from service.engine.runtime import GPU_CHUNK, Prediction
 
 _PREFIX = "state."  # of the state's names, as in the ONNX graphs
 
@@ -37,15 +37,15 @@ class TorchRuntime:
         root: Path,
         device: Device = "auto",
         threads: int = 0,
-        chunk: int = 64,
+        chunk: int = 0,
         compiled: bool = False,
     ) -> None:
-        """Load an entry's weights; `chunk` images are encoded at once, on a GPU by a `compiled`
-        encoder if so asked.
+        """Load an entry's weights. On a GPU `chunk` images are encoded at once, by a `compiled`
+        encoder if so asked; on a CPU one.
 
         Raises `ZooError`, and `RuntimeError` when the device cannot be had.
         """
-        self.card, self._chunk = card, chunk
+        self.card, self._chunk = card, chunk or GPU_CHUNK
         self.device = choose_torch(device)
         self.joins_tasks = self.device == "cuda"
         if threads:

@@ -74,7 +74,7 @@ class Held(OnnxRuntime):
 class Bench:
     """An engine over held runtimes, with one request at work and others behind it."""
 
-    def __init__(self, zoo: Path, batch_images: int) -> None:
+    def __init__(self, zoo: Path, batch_images: int | None) -> None:
         self.events = Noted()
         self.runtimes = {m: Held(find_card(m, zoo), zoo) for m in ("mean", "attentive", "descent")}
         self.models = Models(zoo, lambda card, root: self.runtimes[card.id])
@@ -128,7 +128,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def bench(zoo: Path, batch_images: int = 1000) -> Iterator[Bench]:
+def bench(zoo: Path, batch_images: int | None = 1000) -> Iterator[Bench]:
     made = Bench(zoo, batch_images)
     made.engine.start()
     try:
@@ -242,6 +242,23 @@ def test_a_batch_is_counted_in_images(zoo: Path, most: int, sizes: list[int]) ->
         async def scenario() -> None:
             first = await made.occupy()
             rest = await made.ask(*(episode(i, 2, 1, 1) for i in range(4)))
+            made.open()
+            await asyncio.gather(first, *rest)
+
+        asyncio.run(scenario())
+    assert [told[2] for told in made.events.of("batch")[1:]] == sizes
+
+
+@pytest.mark.parametrize(("joined", "sizes"), [(False, [21, 19]), (True, [40])])
+def test_by_default_the_device_says_how_much_goes_together(
+    zoo: Path, joined: bool, sizes: list[int]
+) -> None:
+    with bench(zoo, None) as made:
+        made.runtimes["mean"].joins_tasks = joined
+
+        async def scenario() -> None:
+            first = await made.occupy()
+            rest = await made.ask(*(episode(i, 2, 1, 1) for i in range(40)))
             made.open()
             await asyncio.gather(first, *rest)
 

@@ -112,6 +112,23 @@ def test_asking_again_costs_the_queries_alone(
     assert classifier.states.hits == 1
 
 
+def test_the_permit_is_for_what_is_still_to_be_run(classifier: Classifier) -> None:
+    before = Stored(task("cab", 2))
+    after = Stored([*before.support[1:], ("d", encoded(noise(50)))], "set@2")
+
+    def permit(model: str, stored: Stored, steps: int | None = None) -> int:
+        return classifier.images_to_run(model, stored.seen(), 2, steps)
+
+    assert permit("descent", before) == 8
+    run(classifier.classify_stored("descent", before.seen(), QUERIES))
+    looked_up = classifier.features.hits + classifier.features.misses
+    assert permit("descent", before) == 2
+    assert permit("descent", before, steps=1) == 2
+    assert permit("descent", after) == 3
+    assert permit("mean", before) == 8
+    assert classifier.features.hits + classifier.features.misses == looked_up
+
+
 def test_after_an_edit_only_what_is_new_is_loaded(classifier: Classifier, told: Told) -> None:
     """Another revision: an example gone from the front, one added at the end."""
     before = Stored(task("cab", 2))

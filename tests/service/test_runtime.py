@@ -101,7 +101,7 @@ def test_an_encoder_whose_answer_depends_on_company_runs_image_by_image(zoo: Pat
     images = episode(1, 2, 2, 1).support
     alone = np.concatenate([runtime.encode(image[None]) for image in images])
     np.testing.assert_array_equal(runtime.encode(images), alone)
-    assert OnnxRuntime(find_card("mean", zoo), zoo, "cpu", threads=1)._chunk == 64
+    assert OnnxRuntime(find_card("mean", zoo), zoo, "cpu", threads=1)._chunk > 1
 
 
 def test_an_episode_whose_parts_disagree_is_refused(zoo: Path) -> None:
