@@ -7,8 +7,8 @@ branch (Eq. 7, 8); queries and support images are matched by dot product (Eq. 2,
 Where the seed is silent:
 - The factorised last convolution is Bertinetto et al.'s: 1x1, a predicted 3x3 per channel, 1x1.
 - f and g share their first three blocks, so that the trunk runs once per image.
-- Dot products of unnormalised features saturate a softmax: features are L2-normalised before they
-  are written (`normalize`), and the match is multiplied by one learned temperature.
+- Dot products of unnormalised features saturate a softmax: features are L2-normalised
+  (`normalize`), and each softmax has a learned temperature.
 - More memory slots than a task has images change nothing, so `slots` bounds the memory from above
   and a memory as long as the support set is kept where that is shorter.
 """
@@ -71,7 +71,7 @@ class MMNet(Learner):
     slots              M, memory slots
     key_dim            D_m, size of a memory key (seed: 512)
     lstm               size of each LSTM (seed: 512)
-    normalize          L2-normalise features before writing and reading
+    normalize          which features are L2-normalised: "none", "write" or "match" (`Normalize`)
     """
 
     def __init__(
