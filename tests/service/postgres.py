@@ -50,6 +50,10 @@ class Postgres:
         """At once: connections are cut, as when the machine goes down."""
         self._run("pg_ctl", "-D", self._data, "-w", "-t", "120", "-m", "immediate", "stop")
 
+    def start_if_stopped(self) -> None:
+        if not (self._data / "postmaster.pid").exists():
+            self.start()
+
     def new_database(self) -> str:
         """URL of an empty database."""
         self._count += 1

@@ -33,8 +33,11 @@ class Server:
 
 
 @contextmanager
-def serving(zoo: Path, folder: Path, *flags: object, **environment: str) -> Iterator[Server]:
-    """`fewshot serve` on a free port until the block ends; then SIGTERM, which must end it."""
+def serving(
+    zoo: Path, folder: Path, *flags: object, killed: bool = False, **environment: str
+) -> Iterator[Server]:
+    """`fewshot serve` on a free port until the block ends; then SIGTERM, which must end it, unless
+    the block is to have killed it."""
     log = folder / "server.log"
     command = [sys.executable, str(ROOT / "fewshot.py"), "serve", "--zoo", str(zoo), "--port", "0"]
     command += [str(flag) for flag in flags]
@@ -50,7 +53,7 @@ def serving(zoo: Path, folder: Path, *flags: object, **environment: str) -> Iter
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
-    assert code in (0, -signal.SIGTERM), log.read_text()
+    assert code in ((-signal.SIGKILL,) if killed else (0, -signal.SIGTERM)), log.read_text()
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

@@ -408,3 +408,29 @@ def test_metadata_of_every_kind_comes_back(client: TestClient) -> None:
     }
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
         assert make_set(client, metadata=text).json()["support_set"]["metadata"] == value
+
+
+def test_a_set_edited_while_it_is_asked_is_asked_as_it_is_then(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_id = made(client, task("abc", 1, seed=300))
+    examples = client.get(f"{SETS}/{set_id}/examples").json()["examples"]
+    store = client.app.state.store
+    read = store.sets.stored
+
+    def then_deleted(owner: str, which: str) -> object:
+        """An example goes between the reading of the list and the loading of the images."""
+        found = read(owner, which)
+        if examples:
+            store.sets.delete_example(owner, which, examples.pop()["id"])
+        return found
+
+    monkeypatch.setattr(store.sets, "stored", then_deleted)
+    del examples[:2]
+    answer = ask_set(client, set_id, QUERIES).json()
+    assert answer["support_set_ref"] == f"{set_id}@2"
+    assert answer["classes"] == ["a", "b"]
+
+    which = made(client, task("abcdef", 1, seed=400))
+    examples += client.get(f"{SETS}/{which}/examples").json()["examples"]
+    assert_problem(ask_set(client, which, QUERIES), 409, "set-changed")

@@ -1,0 +1,280 @@
+"""A user's mistake, or malice, with stored sets: a problem document, and nothing is harmed.
+
+On both databases: what one swallows, such as a NUL in a text, the other may refuse.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+from tests.service.asking import (
+    SETS,
+    add,
+    ask_set,
+    assert_problem,
+    encoded,
+    make_set,
+    noise,
+    task,
+    zipped,
+)
+from tests.service.process import serving
+from tests.service.test_bad_input import BROKEN
+
+QUERY = [encoded(noise(99))]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def client(zoo: Path, database_url: str) -> Iterator[TestClient]:
+    settings = Settings(
+        zoo=zoo, device="cpu", threads=1, database_url=database_url,
+        max_body_mb=2, max_archive_mb=1, max_files=40,
+    )  # fmt: skip
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def set_id(client: TestClient) -> str:
+    found: str = make_set(client, task()).json()["support_set"]["id"]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _unharmed(client: TestClient, set_id: str) -> object:
+    """After every fault the set is as it was, and answers as before."""
+
+    def state() -> object:
+        answer = ask_set(client, set_id, QUERY).json()
+        shown = client.get(f"{SETS}/{set_id}").json()
+        return answer["predictions"], shown, client.get(f"{SETS}/{set_id}/examples").json()
+
+    before = state()
+    yield
+    assert state() == before
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_faulty_files_are_named(client: TestClient, set_id: str, name: str) -> None:
+    make, kind = BROKEN[name]
+    bad = make()
+    for response in (
+        make_set(client, [("a", bad)]),
+        add(client, set_id, [("a", bad)]),
+        make_set(client, archive=zipped({"a/x.png": bad, "b/y.png": b"no"})),
+    ):
+        document = assert_problem(response, 422, "nothing-added")
+        assert document["rejected"][0]["type"] == f"urn:fewshot:problem:{kind}"
+        assert document["file"]["index"] == 0
+    good = encoded(noise(1))
+    document = assert_problem(ask_set(client, set_id, [good, bad]), 422, kind)
+    assert document["file"] == {"field": "query_images", "index": 1, "name": "q1.png"}
+
+
+@pytest.mark.parametrize(
+    ("support", "fields", "status", "kind"),
+    [
+        (task("ab", 1), {"labels": ["a", "b", "c"]}, 422, "label-count"),
+        (task("abc", 1), {"labels": ["a", "b"]}, 422, "label-count"),
+        (task("ab", 1), {"labels": []}, 422, "label-count"),
+        (task("ab", 1), {"labels": ["a", " "]}, 422, "invalid-label"),
+        (task("ab", 1), {"labels": [""]}, 422, "invalid-label"),
+        (task("ab", 1), {"labels": ["a\x00b"]}, 422, "invalid-label"),
+        (task("ab", 1), {"labels": ["a\r\nSet-Cookie: x"]}, 422, "invalid-label"),
+        (task("ab", 1), {"labels": ["b" * 201]}, 422, "invalid-label"),
+        (task("ab", 1), {"labels": ["b" * (1 << 20)]}, 400, "malformed-request"),
+        (task("ab", 1), {"archive": zipped({"a/1.png": b"x"})}, 422, "invalid-request"),
+        ([], {"archive": b"no zip"}, 422, "bad-archive"),
+        ([], {"archive": zipped({"../a/1.png": b"x"})}, 422, "bad-archive"),
+        ([], {"archive": zipped({"a/1.png": bytes(3 << 19)})}, 422, "archive-too-large"),
+        (task("a", 41), {}, 400, "malformed-request"),
+    ],
+)
+def test_faulty_examples(
+    client: TestClient,
+    set_id: str,
+    support: list[tuple[str, bytes]],
+    fields: dict[str, object],
+    status: int,
+    kind: str,
+) -> None:
+    assert_problem(make_set(client, support, **fields), status, kind)
+    assert_problem(add(client, set_id, support, **fields), status, kind)
+
+
+def test_adding_nothing_is_told(client: TestClient, set_id: str) -> None:
+    assert_problem(add(client, set_id), 422, "no-support")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "x" * 201},
+        {"name": "a\x00b"},
+        {"name": "a\r\nLocation: /evil"},
+        {"metadata": "[1]"},
+        {"metadata": "{"},
+        {"metadata": "null"},
+        {"metadata": '{"a": NaN}'},
+        {"metadata": '{"a": "\\ud800"}'},
+        {"metadata": '{"a":' * 30 + "1" + "}" * 30},
+        {"metadata": '{"a":' * 10_000},
+        {"metadata": json.dumps({"a": "x" * 20_000})},
+        {"metadata": '{"a": ' + "9" * 5000 + "}"},
+        {"ttl": 0},
+        {"ttl": -1},
+        {"ttl": 10**10},
+        {"ttl": 10**30},
+        {"ttl": "soon"},
+        {"ttl": "1.5"},
+    ],
+)
+def test_faulty_fields_make_no_set(client: TestClient, fields: dict[str, object]) -> None:
+    before = len(client.get(SETS, params={"limit": 100}).json()["support_sets"])
+    assert_problem(make_set(client, **fields), 422, "invalid-request")
+    assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
+
+
+def test_names_are_data_and_never_statements_or_headers(client: TestClient) -> None:
+    evil = "x'); DROP TABLE support_sets; -- \" ; ../../etc %00 <script>"
+    files = [("images", (evil + "\r\nX-Evil: 1", encoded(noise(7))))]
+    response = client.post(SETS, data={"name": evil, "labels": evil}, files=files)
+    assert response.status_code == 201
+    made = response.json()["support_set"]
+    assert made["name"] == evil
+    assert made["classes"] == [{"label": evil, "examples": 1}]
+    example = response.json()["results"][0]["example"]["id"]
+    image = client.get(f"{SETS}/{made['id']}/examples/{example}/image")
+    assert image.status_code == 200
+    assert "x-evil" not in image.headers
+    assert re.fullmatch(
+        r"attachment; filename\*=UTF-8''[A-Za-z0-9%._~-]+", image.headers["content-disposition"]
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "set_x", "x", "SET_" + "0" * 24, "set_" + "0" * 24, "set_" + "0" * 25, "' OR '1'='1",
+        "%00", "..%2f..%2fetc", "\u0660" * 24, "set_" + "\u0660" * 24, "x" * 5000,
+    ],
+)  # fmt: skip
+def test_unknown_ids(client: TestClient, set_id: str, wrong: str) -> None:
+    for method in ("GET", "DELETE"):
+        response = client.request(method, f"{SETS}/{wrong}")
+        assert response.status_code == 404
+        assert response.headers["content-type"] == "application/problem+json"
+        response = client.request(method, f"{SETS}/{set_id}/examples/{wrong}")
+        assert response.status_code in (404, 405)
+    assert client.get(f"{SETS}/{set_id}/examples/{wrong}/image").status_code == 404
+    assert add(client, wrong, task()).status_code == 404
+    assert ask_set(client, wrong, QUERY).status_code == 404
+
+
+def test_made_up_cursors_and_limits(client: TestClient, set_id: str) -> None:
+    def packed(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    cursors = [
+        "", "x", "%%%", "é", packed([]), packed({}), packed([1e400, "x"]), packed([1.0, "\0"]),
+        packed([float("nan"), "x"]), packed(["1.0", "x"]), packed([1.0, "x", 2]), packed([-1]),
+        packed([10**30]), packed([True, True]), packed([None]), packed("[" * 100),
+        base64.urlsafe_b64encode(b"[" * 300).decode(),
+    ]  # fmt: skip
+    for path in (SETS, f"{SETS}/{set_id}/examples"):
+        for cursor in cursors:
+            response = client.get(path, params={"cursor": cursor})
+            assert_problem(response, 422, "invalid-request")
+        for limit in ("0", "101", "-1", "many", "1e3", str(10**30)):
+            assert_problem(client.get(path, params={"limit": limit}), 422, "invalid-request")
+    # A cursor is a place, not a permission: one of another list is harmless.
+    assert client.get(SETS, params={"cursor": packed([9e99, "zzz"])}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "content"),
+    [
+        ({"content-type": "application/json"}, b'{"name": "x"}'),
+        ({"content-type": "text/plain"}, b"x"),
+        ({"content-type": "application/octet-stream"}, b"\0"),
+    ],
+)
+def test_bodies_that_are_no_form(
+    client: TestClient, set_id: str, headers: dict[str, str], content: bytes
+) -> None:
+    for path in (SETS, f"{SETS}/{set_id}/examples", f"{SETS}/{set_id}/predictions"):
+        response = client.post(path, content=content, headers=headers)
+        assert_problem(response, 415, "not-multipart")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"name": null}', b'{"name": "\\ud800"}',
+             b'{"metadata": {"a": "\\ud800"}}', b'{"metadata": {"a": NaN}}', b'{"ttl": 1e400}',
+             b'{"metadata": ' + b'{"a":' * 5000 + b"1" + b"}" * 5001, b"\xff\xfe"],
+)  # fmt: skip
+def test_bodies_that_are_no_patch(client: TestClient, set_id: str, body: bytes) -> None:
+    response = client.patch(
+        f"{SETS}/{set_id}", content=body, headers={"content-type": "application/json"}
+    )
+    assert response.status_code in (400, 422), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_body_over_the_limit_is_413(client: TestClient, set_id: str) -> None:
+    huge = [("a", bytes(3 << 20))]
+    assert_problem(make_set(client, huge), 413, "body-too-large")
+    assert_problem(add(client, set_id, huge), 413, "body-too-large")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "kind"),
+    [
+        ({"model": "nope"}, 404, "unknown-model"),
+        ({"model": "\x00"}, 404, "unknown-model"),
+        ({"top_k": 0}, 422, "invalid-request"),
+        ({"steps": 3}, 422, "no-adaptation"),
+        ({"model": "descent", "steps": 51}, 422, "adaptation-range"),
+        ({"model": "descent", "inner_lr": "nan"}, 422, "invalid-request"),
+        ({"model": "descent", "steps": 50, "inner_lr": 1e6}, 422, "adaptation-diverged"),
+        ({"attention": "all"}, 422, "invalid-request"),
+    ],
+)
+def test_faulty_questions(
+    client: TestClient, set_id: str, fields: dict[str, object], status: int, kind: str
+) -> None:
+    assert_problem(ask_set(client, set_id, QUERY, **fields), status, kind)
+    assert_problem(ask_set(client, set_id, []), 415, "not-multipart")
+    assert_problem(ask_set(client, set_id, QUERY * 31), 422, "too-many-images")
+
+
+def test_every_curl_of_the_document_works_when_pasted(zoo: Path, tmp_path: Path) -> None:
+    with serving(zoo, tmp_path, "--data-dir", tmp_path) as server:
+        document = httpx.get(f"{server.base}/openapi.json").json()
+        tried = 0
+        for operation in (one for path in document["paths"].values() for one in path.values()):
+            text = operation["description"].replace("http://127.0.0.1:8000", server.base)
+            for block in re.findall(r"(?:^    .*\n?)+", text, re.MULTILINE):
+                if "curl" not in block:
+                    continue
+                tried += 1
+                script = block.replace("curl ", "curl --silent --show-error --fail-with-body ")
+                done = subprocess.run(
+                    ["bash", "-e", "-c", script], cwd=ROOT, capture_output=True, text=True,
+                    env=os.environ,
+                )  # fmt: skip
+                assert done.returncode == 0, (block, done.stdout, done.stderr)
+                assert json.loads(done.stdout), block
+        assert tried >= 5

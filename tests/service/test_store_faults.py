@@ -1,0 +1,158 @@
+"""A full disk, a locked database, one that is gone: 503, not ready, and back without a restart."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+from service.store import database as database_module
+from tests.service.asking import SETS, add, ask, ask_set, assert_problem, encoded, make_set, noise
+from tests.service.asking import task as some
+from tests.service.postgres import Postgres
+
+QUERIES = [encoded(noise(900))]
+
+
+def big(seed: int) -> list[tuple[str, bytes]]:
+    """One image of about 700 kB."""
+    return [("a", encoded(noise(seed, (400, 600, 3))))]
+
+
+def assert_down(response: httpx.Response) -> None:
+    document = assert_problem(response, 503, "store-unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+    assert "sqlite" not in str(document).lower()
+    assert "SQL" not in str(document)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount).returncode != 0:
+        pytest.skip("no rights to mount a small file system")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_503_and_recovers_when_there_is_room(zoo: Path, full_disk: Path) -> None:
+    ballast = full_disk / "ballast"
+    settings = Settings(zoo=zoo, device="cpu", data_dir=full_disk / "data")
+    with TestClient(create_app(settings)) as client:
+        set_id = make_set(client, some()).json()["support_set"]["id"]
+        free = os.statvfs(full_disk)
+        ballast.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - (300 << 10))))
+        assert client.get("/readyz").status_code == 200
+        _fills_up_and_recovers(client, set_id, ballast.unlink)
+
+
+def test_a_database_at_its_size_limit_does_the_same(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same by SQLite's own limit, for where nothing can be mounted."""
+    settings = Settings(zoo=zoo, device="cpu", data_dir=tmp_path, store_threads=1)
+    with TestClient(create_app(settings)) as client:
+        set_id = make_set(client, some()).json()["support_set"]["id"]
+        engine = client.app.state.store.database.engine
+
+        def limit(pages: int) -> None:
+            with closing(engine.raw_connection()) as connection:  # the only one
+                connection.cursor().execute(f"PRAGMA max_page_count = {pages}")
+
+        limit(60)
+        _fills_up_and_recovers(client, set_id, lambda: limit(1_000_000))
+
+
+def _fills_up_and_recovers(client: TestClient, set_id: str, make_room: object) -> None:
+    before = client.get(f"{SETS}/{set_id}").json()
+    assert_down(add(client, set_id, big(1)))
+    assert_down(make_set(client, big(2)))
+    assert_problem(client.get("/readyz"), 503, "store-unavailable")
+    assert client.get("/livez").status_code == 200
+    # What can be answered still is, and nothing was half-written.
+    assert client.get(f"{SETS}/{set_id}").json() == before
+    assert ask_set(client, set_id, QUERIES).status_code == 200
+    assert ask(client, some(), QUERIES).status_code == 200
+    assert callable(make_room)
+    make_room()
+    assert client.get("/readyz").status_code == 200
+    assert add(client, set_id, big(1)).status_code == 201
+    assert client.get(f"{SETS}/{set_id}").json()["examples"] == before["examples"] + 1
+
+
+def test_a_locked_database_is_503_until_it_is_free(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_BUSY_S", 0.2)
+    with TestClient(create_app(Settings(zoo=zoo, device="cpu", data_dir=tmp_path))) as client:
+        set_id = make_set(client, some()).json()["support_set"]["id"]
+        with closing(sqlite3.connect(tmp_path / "fewshot.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert_down(add(client, set_id, big(1)))
+            assert_problem(client.get("/readyz"), 503, "store-unavailable")
+            assert client.get(f"{SETS}/{set_id}").status_code == 200  # readers are not held up
+            other.execute("ROLLBACK")
+        assert client.get("/readyz").status_code == 200
+        assert add(client, set_id, big(1)).status_code == 201
+
+
+def test_postgresql_gone_is_503_and_recovers_when_it_is_back(zoo: Path, postgres: Postgres) -> None:
+    settings = Settings(zoo=zoo, device="cpu", database_url=postgres.new_database())
+    with TestClient(create_app(settings)) as client:
+        set_id = make_set(client, some()).json()["support_set"]["id"]
+        before = ask_set(client, set_id, QUERIES).json()["predictions"]
+        postgres.stop()
+        try:
+            for response in (
+                add(client, set_id, big(1)),
+                ask_set(client, set_id, QUERIES),
+                client.get(f"{SETS}/{set_id}"),
+                client.get(SETS),
+                client.get("/readyz"),
+            ):
+                assert_down(response)
+            assert client.get("/livez").status_code == 200
+        finally:
+            postgres.start()
+        assert client.get("/readyz").status_code == 200
+        assert ask_set(client, set_id, QUERIES).json()["predictions"] == before
+        assert add(client, set_id, big(1)).status_code == 201
+
+
+def test_a_database_that_comes_after_the_service_is_waited_for(
+    zoo: Path, postgres: Postgres
+) -> None:
+    settings = Settings(zoo=zoo, device="cpu", database_url=postgres.new_database())
+    postgres.stop()
+    try:
+        with TestClient(create_app(settings)) as client:
+            assert_down(client.get("/readyz"))
+            # Whether there are keys cannot be known: nobody is let in.
+            assert_down(client.get(SETS))
+            assert_down(client.get("/v1/models"))
+            postgres.start()
+            assert client.get("/readyz").status_code == 200
+            assert make_set(client, some()).status_code == 201
+    finally:
+        postgres.start_if_stopped()
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite:////proc/nowhere/x.sqlite3"])
+def test_a_database_that_cannot_be_is_told_in_one_line(zoo: Path, tmp_path: Path, url: str) -> None:
+    command = [sys.executable, str(Path(__file__).parents[2] / "fewshot.py"), "keys", "list"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"DATABASE_URL": url}
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "Traceback" not in done.stderr
