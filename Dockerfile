@@ -24,6 +24,7 @@ RUN python -c "import tomllib; \
 # --- the project as a wheel ------------------------------------------------------------------
 FROM dependencies AS wheel
 COPY LICENSE README.md fewshot.py ./
+COPY fewshot_client fewshot_client
 COPY models_zoo models_zoo
 COPY service service
 COPY training training

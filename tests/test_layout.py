@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("models_zoo", "service", "training")
+PACKAGES = ("fewshot_client", "models_zoo", "service", "training")
 #: The one place in the service that may ever import PyTorch.
 TORCH_RUNTIME = "service.engine.torch"
 #: A script that Alembic runs: it is no module to import.
@@ -25,7 +25,18 @@ TORCH = ("torch", "torchvision")
 FORBIDDEN = (
     ("models_zoo", ("service", "training", "fewshot", "tests")),
     ("training", ("service", "fewshot", "tests")),
-    ("service", ("training", "fewshot", "tests", "models_zoo.registry", "models_zoo.learner")),
+    ("fewshot_client", ("models_zoo", "service", "training", "fewshot", "tests")),
+    (
+        "service",
+        (
+            "training",
+            "fewshot",
+            "fewshot_client",
+            "tests",
+            "models_zoo.registry",
+            "models_zoo.learner",
+        ),
+    ),
     # Within the service: api -> engine, store -> models_zoo, and nothing reaches back.
     ("service.api", ("service.app", "service.commands")),
     ("service.engine", ("service.api", "service.app", "service.classifier", "service.store")),

@@ -14,7 +14,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OURS = {"fewshot", "models_zoo", "service", "training", "tests", "samples", "benchmarks"}
+OURS = {
+    "fewshot",
+    "fewshot_client",
+    "models_zoo",
+    "service",
+    "training",
+    "tests",
+    "samples",
+    "benchmarks",
+}
 #: The part of the zoo that serving reads.
 SERVED_ZOO = ("models_zoo/__init__.py", "models_zoo/cards.py", "models_zoo/preprocess.py")
 
@@ -51,6 +60,7 @@ CASES = {
         declared(SERVING, EXTRAS["gpu"], EXTRAS["otel"]),
         ("fewshot.py", "service/**/*.py", *SERVED_ZOO),
     ),
+    "client": ({"httpx", "pydantic"}, ("fewshot_client/*.py",)),
     "training": (
         declared(SERVING, EXTRAS["train"]),
         ("models_zoo/**/*.py", "training/**/*.py", "samples/*.py", "service/engine/torch.py"),

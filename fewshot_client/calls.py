@@ -1,0 +1,218 @@
+"""Every request as a value, which the two clients send each in its own way."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel
+
+from fewshot_client.documents import (
+    AddedExamples,
+    ExamplePage,
+    Limits,
+    Model,
+    ModelList,
+    Predictions,
+    SupportSet,
+    SupportSetPage,
+)
+from fewshot_client.sources import Image, Part, Support, labelled, parts
+
+T = TypeVar("T")
+D = TypeVar("D", bound=BaseModel)
+
+AttentionMode = Literal["none", "maps", "overlay"]
+
+
+class Unset:
+    """What a change leaves as it is; None would mean something."""
+
+
+UNSET = Unset()
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """`repeatable`: doing it twice is the same as doing it once."""
+
+    method: str
+    path: str
+    parse: Callable[[httpx.Response], T]
+    repeatable: bool
+    params: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    form: Mapping[str, Any] | None = None
+    files: list[Part] | None = None
+    body: object = None
+
+    def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        return client.build_request(
+            self.method,
+            self.path,
+            params=self.params or None,
+            headers=self.headers,
+            data=self.form,
+            files=self.files or None,
+            json=self.body,
+        )
+
+
+def models() -> Call[list[Model]]:
+    return Call("GET", "/v1/models", lambda r: _document(ModelList)(r).models, True)
+
+
+def model(model_id: str) -> Call[Model]:
+    return Call("GET", f"/v1/models/{_segment(model_id)}", _document(Model), True)
+
+
+def limits() -> Call[Limits]:
+    return Call("GET", "/v1/limits", _document(Limits), True)
+
+
+def classify(
+    model: str,
+    support: Support,
+    queries: Image | Iterable[Image],
+    attention: AttentionMode,
+    top_k: int | None,
+    steps: int | None,
+    inner_lr: float | None,
+) -> Call[Predictions]:
+    files, fields = labelled(support, "support_images", "support_labels", "support_archive")
+    files += parts("query_images", queries)
+    form = fields | _options(model, attention, top_k, steps, inner_lr)
+    return Call("POST", "/v1/predictions", _document(Predictions), True, form=form, files=files)
+
+
+def ask(
+    set_id: str,
+    model: str,
+    queries: Image | Iterable[Image],
+    attention: AttentionMode,
+    top_k: int | None,
+    steps: int | None,
+    inner_lr: float | None,
+) -> Call[Predictions]:
+    return Call(
+        "POST",
+        f"{_set(set_id)}/predictions",
+        _document(Predictions),
+        True,
+        form=_options(model, attention, top_k, steps, inner_lr),
+        files=parts("query_images", queries),
+    )
+
+
+def create_set(
+    support: Support | None,
+    name: str,
+    metadata: Mapping[str, Any] | None,
+    ttl: int | None,
+    idempotency_key: str | None,
+) -> Call[AddedExamples]:
+    files, fields = labelled(support, "images", "labels", "archive") if support else ([], {})
+    form: dict[str, Any] = {**fields, "name": name}
+    if metadata is not None:
+        form["metadata"] = json.dumps(metadata)
+    if ttl is not None:
+        form["ttl"] = str(ttl)
+    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+    parse = _document(AddedExamples)
+    return Call("POST", "/v1/support-sets", parse, True, headers=headers, form=form, files=files)
+
+
+def sets(limit: int, cursor: str | None) -> Call[SupportSetPage]:
+    params = _page(limit, cursor)
+    return Call("GET", "/v1/support-sets", _document(SupportSetPage), True, params=params)
+
+
+def get_set(set_id: str) -> Call[SupportSet]:
+    return Call("GET", _set(set_id), _document(SupportSet), True)
+
+
+def update_set(
+    set_id: str,
+    name: str | Unset,
+    metadata: Mapping[str, Any] | Unset,
+    ttl: int | Unset | None,
+    if_revision: int | None,
+) -> Call[SupportSet]:
+    changes = {"name": name, "metadata": metadata, "ttl": ttl}
+    body = {key: value for key, value in changes.items() if not isinstance(value, Unset)}
+    headers = _if_match(if_revision)
+    # Under If-Match a second try would be refused because of the first.
+    again = if_revision is None
+    return Call("PATCH", _set(set_id), _document(SupportSet), again, headers=headers, body=body)
+
+
+def delete_set(set_id: str, if_revision: int | None) -> Call[None]:
+    return Call("DELETE", _set(set_id), _nothing, False, headers=_if_match(if_revision))
+
+
+def add(
+    set_id: str, support: Support, if_revision: int | None, idempotency_key: str | None
+) -> Call[AddedExamples]:
+    files, form = labelled(support, "images", "labels", "archive")
+    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex} | _if_match(if_revision)
+    path, parse = f"{_set(set_id)}/examples", _document(AddedExamples)
+    return Call("POST", path, parse, True, headers=headers, form=form, files=files)
+
+
+def examples(set_id: str, limit: int, cursor: str | None) -> Call[ExamplePage]:
+    path, params = f"{_set(set_id)}/examples", _page(limit, cursor)
+    return Call("GET", path, _document(ExamplePage), True, params=params)
+
+
+def image(set_id: str, example_id: str) -> Call[bytes]:
+    path = f"{_set(set_id)}/examples/{_segment(example_id)}/image"
+    return Call("GET", path, lambda response: response.content, True)
+
+
+def delete_example(set_id: str, example_id: str, if_revision: int | None) -> Call[None]:
+    path = f"{_set(set_id)}/examples/{_segment(example_id)}"
+    return Call("DELETE", path, _nothing, False, headers=_if_match(if_revision))
+
+
+def _options(
+    model: str,
+    attention: AttentionMode,
+    top_k: int | None,
+    steps: int | None,
+    inner_lr: float | None,
+) -> dict[str, Any]:
+    fields = {"top_k": top_k, "steps": steps, "inner_lr": inner_lr}
+    chosen = {name: str(value) for name, value in fields.items() if value is not None}
+    return {"model": model, "attention": attention} | chosen
+
+
+def _page(limit: int, cursor: str | None) -> dict[str, str]:
+    return {"limit": str(limit)} | ({} if cursor is None else {"cursor": cursor})
+
+
+def _if_match(revision: int | None) -> dict[str, str]:
+    return {} if revision is None else {"If-Match": f'"{revision}"'}
+
+
+def _set(set_id: str) -> str:
+    return f"/v1/support-sets/{_segment(set_id)}"
+
+
+def _segment(text: str) -> str:
+    """An id within a path. Raises `ValueError` for what would lead elsewhere."""
+    if text in ("", ".", ".."):
+        raise ValueError(f"{text!r} is no id")
+    return quote(text, safe="")
+
+
+def _document(kind: type[D]) -> Callable[[httpx.Response], D]:
+    return lambda response: kind.model_validate_json(response.content)
+
+
+def _nothing(_: httpx.Response) -> None:
+    return None

@@ -1,0 +1,186 @@
+"""The service's answers as types. What a newer server adds is kept, as extra attributes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Document(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+class ProblemFile(Document):
+    """The file at fault: form field, position within it, and name."""
+
+    field: str
+    index: int
+    name: str
+
+
+class Problem(Document):
+    """RFC 9457. `type` is stable: decide by it, or by its end, `kind`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    file: ProblemFile | None = None
+    request_id: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """`unknown-model` of `urn:fewshot:problem:unknown-model`."""
+        return self.type.rsplit(":", 1)[-1]
+
+
+class InputSpec(Document):
+    channels: int
+    height: int
+    width: int
+
+
+class ModelLimits(Document):
+    max_way: int
+    max_shot: int
+    max_support: int
+    max_query: int
+
+
+class Model(Document):
+    """The main facts of a model's card; the rest are extra attributes."""
+
+    id: str
+    version: str
+    title: str
+    summary: str
+    learner: str
+    input: InputSpec
+    limits: ModelLimits
+
+
+class ModelList(Document):
+    models: list[Model]
+
+
+class Limits(Document):
+    """What the service takes, whatever the model."""
+
+    body_bytes: int
+    files: int
+    queue_images: int
+    image_formats: list[str]
+    request_timeout_s: float
+
+
+class Probability(Document):
+    label: str
+    probability: float
+
+
+class ExampleWeight(Document):
+    """How much a support example, by its position, counted for a query."""
+
+    example: int
+    label: str
+    weight: float
+
+
+class Attention(Document):
+    """Per layer; pictures are PNG data URLs (`overlay`), maps are rows of numbers (`maps`)."""
+
+    task: list[list[ExampleWeight]] | None
+    query: list[Any] | None
+    support: list[Any] | None
+
+
+class Prediction(Document):
+    """The answer for one query image."""
+
+    index: int
+    filename: str
+    label: str
+    confidence: float
+    probabilities: list[Probability]
+    attention: Attention | None
+
+
+class Predictions(Document):
+    """The answer to one task."""
+
+    model: str
+    model_ref: str
+    support_set_ref: str | None = None
+    classes: list[str]
+    predictions: list[Prediction]
+    timing_ms: dict[str, float]
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each query, in order."""
+        return [prediction.label for prediction in self.predictions]
+
+
+class ClassCount(Document):
+    label: str
+    examples: int
+
+
+class SupportSet(Document):
+    """A registered support set; `classes` is None in lists."""
+
+    id: str
+    name: str
+    metadata: dict[str, Any]
+    ttl: int | None
+    revision: int
+    examples: int
+    bytes: int
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+    classes: list[ClassCount] | None = None
+
+
+class SupportSetPage(Document):
+    support_sets: list[SupportSet]
+    next_cursor: str | None
+
+
+class Example(Document):
+    """A stored example."""
+
+    id: str
+    label: str
+    filename: str
+    sha256: str
+    media_type: str
+    width: int
+    height: int
+    bytes: int
+    created_at: datetime
+
+
+class ExamplePage(Document):
+    examples: list[Example]
+    revision: int
+    next_cursor: str | None
+
+
+class FileResult(Document):
+    """What became of one image that was sent."""
+
+    index: int
+    filename: str
+    status: Literal["created", "duplicate", "rejected"]
+    example: Example | None
+    problem: Problem | None
+
+
+class AddedExamples(Document):
+    """The support set after images were sent, and what became of each."""
+
+    support_set: SupportSet
+    results: list[FileResult]

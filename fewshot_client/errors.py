@@ -1,0 +1,111 @@
+"""What can go wrong, as exceptions. All are `FewshotError`s."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+
+import httpx
+from pydantic import ValidationError
+
+from fewshot_client.documents import Problem
+
+
+class FewshotError(Exception):
+    """Base of all."""
+
+
+class ConnectionFailed(FewshotError):
+    """No answer: the server cannot be reached, or did not answer in time."""
+
+
+class ApiError(FewshotError):
+    """The service answered with a problem document, `problem`; `kind` is its stable name."""
+
+    def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
+        super().__init__(f"{problem.status} {problem.kind}: {problem.detail}")
+        self.problem = problem
+        self.retry_after = retry_after
+
+    @property
+    def status(self) -> int:
+        return self.problem.status
+
+    @property
+    def kind(self) -> str:
+        return self.problem.kind
+
+
+class InvalidRequest(ApiError):
+    """400, 413, 415, 422: what was sent cannot be taken; sending it again will not help."""
+
+
+class NotAllowed(ApiError):
+    """401, 403: the API key is missing, unknown, or not allowed to do this."""
+
+
+class NotFound(ApiError):
+    """404: no such model, support set or example."""
+
+
+class Gone(ApiError):
+    """410: the support set has expired."""
+
+
+class Outdated(ApiError):
+    """409, 412: it has changed meanwhile."""
+
+
+class RateLimited(ApiError):
+    """429: too much at once; `retry_after` says for how long, in seconds."""
+
+
+class Unavailable(ApiError):
+    """503, 504: not now."""
+
+
+class ServerFault(ApiError):
+    """Any other 5xx."""
+
+
+_KINDS: dict[int, type[ApiError]] = {
+    400: InvalidRequest,
+    401: NotAllowed,
+    403: NotAllowed,
+    404: NotFound,
+    409: Outdated,
+    410: Gone,
+    412: Outdated,
+    413: InvalidRequest,
+    415: InvalidRequest,
+    422: InvalidRequest,
+    429: RateLimited,
+    503: Unavailable,
+    504: Unavailable,
+}
+
+
+def of_response(response: httpx.Response) -> ApiError:
+    """The exception for an answer of 400 or more, be it the service's or a proxy's."""
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        problem = Problem(
+            type="about:blank",
+            title=response.reason_phrase,
+            status=response.status_code,
+            detail=response.text[:200],
+        )
+    fault = ServerFault if response.status_code >= 500 else ApiError
+    return _KINDS.get(response.status_code, fault)(problem, retry_after(response))
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds of the header Retry-After, which may be a number or a date."""
+    text = response.headers.get("retry-after", "")
+    if text.isascii() and text.isdecimal():
+        return float(text[:9])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None

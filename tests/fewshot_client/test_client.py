@@ -1,0 +1,265 @@
+"""The client against a real server, also over a line that loses requests and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+import fewshot_client
+from fewshot_client import (
+    AsyncClient,
+    Client,
+    ConnectionFailed,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    Outdated,
+    Retry,
+    SupportSet,
+)
+from tests.service.asking import encoded, noise, zipped
+from tests.service.process import Server, serving
+from tests.service.zoo import build_zoo
+
+ROOT = Path(__file__).parents[2]
+PATIENT = 120.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("client")
+    zoo = build_zoo(tmp_path_factory.mktemp("zoo"))
+    with serving(zoo, folder, "--data-dir", folder / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.base, timeout=PATIENT) as client:
+        yield client
+
+
+CAT, DOG = (encoded(noise(seed)) for seed in (1, 2))
+
+
+class Lossy(httpx.HTTPTransport):
+    """Before the `losses` are used up, loses requests on the way there or their answers."""
+
+    def __init__(self, *losses: str) -> None:
+        super().__init__()
+        self.losses, self.sent = list(losses), 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.sent += 1
+        loss = self.losses.pop(0) if self.losses else ""
+        if loss == "there":
+            raise httpx.ConnectError("lost", request=request)
+        if loss.isdecimal():
+            return httpx.Response(int(loss), headers={"Retry-After": "0"}, request=request)
+        answer = super().handle_request(request)
+        if loss == "back":
+            answer.read()
+            answer.close()
+            raise httpx.ReadError("lost", request=request)
+        return answer
+
+
+def test_models_and_limits(client: Client) -> None:
+    assert [model.id for model in client.models()] == ["attentive", "descent", "mean"]
+    assert client.model("mean").limits.max_way >= 2
+    assert client.limits().files > 0
+    with pytest.raises(NotFound) as caught:
+        client.model("../etc")
+    assert caught.value.problem.request_id
+
+
+def test_every_form_of_images_answers_alike(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for label, data in (("cat", CAT), ("dog", DOG)):
+        (folder / label).mkdir(parents=True)
+        (folder / label / "1.png").write_bytes(data)
+        (folder / label / "notes.txt").write_text("not an image")
+    (folder / ".cache").mkdir()
+    archive = tmp_path / "set.zip"
+    archive.write_bytes(zipped({"cat/1.png": CAT, "dog/1.png": DOG}))
+    picture = Image.open(io.BytesIO(DOG))
+    supports = [
+        {"cat": CAT, "dog": [DOG]},
+        {"cat": str(folder / "cat" / "1.png"), "dog": picture},
+        {"cat": folder / "cat", "dog": io.BytesIO(DOG)},
+        folder,
+        archive,
+    ]
+    queries = [[DOG, CAT], [picture, io.BytesIO(CAT)], [folder / "dog" / "1.png", CAT]]
+    answers = [client.classify("mean", s, [DOG, CAT]) for s in supports]
+    answers += [client.classify("mean", supports[0], q) for q in queries]
+    for answer in answers:
+        assert answer.classes == ["cat", "dog"]
+        assert answer.labels == ["dog", "cat"]
+        assert answer.predictions[0].probabilities == answers[0].predictions[0].probabilities
+
+
+def test_options_reach_the_server(client: Client) -> None:
+    color = [encoded(noise(seed, (16, 16, 3))) for seed in range(3)]
+    support = {"a": color[0], "b": color[1]}
+    seen = client.classify("attentive", support, color[2], attention="maps", top_k=1)
+    assert len(seen.predictions[0].probabilities) == 1
+    assert seen.predictions[0].attention is not None
+    assert len(seen.predictions[0].attention.task or []) == 2
+    still = client.classify("descent", {"a": CAT, "b": DOG}, CAT, steps=0)
+    assert still.predictions[0].confidence == pytest.approx(0.5)
+
+
+def test_faults_are_exceptions_with_the_problem(client: Client) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        client.classify("mean", {"a": CAT, "b": b"text"}, CAT)
+    assert caught.value.kind == "not-an-image"
+    assert caught.value.problem.file is not None
+    assert caught.value.problem.file.field == "support_images"
+    with pytest.raises(NotFound, match="unknown-model"):
+        client.classify("none", {"a": CAT, "b": DOG}, CAT)
+    with pytest.raises(TypeError, match="int is no image"):
+        client.classify("mean", {"a": [1]}, CAT)  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="is no id"):
+        client.get_set("..")
+
+
+def test_a_support_set_from_its_making_to_its_end(client: Client) -> None:
+    made = client.create_set({"cat": CAT}, name="pets", metadata={"team": "north"}, ttl=3600)
+    key = made.support_set.id
+    assert made.support_set.metadata == {"team": "north"}
+    added = client.add(key, {"dog": [DOG, DOG, b"text"]})
+    assert [r.status for r in added.results] == ["created", "duplicate", "rejected"]
+    assert added.results[2].problem is not None
+    assert added.results[2].problem.kind == "not-an-image"
+    answer = client.ask(key, "mean", [DOG, CAT])
+    assert answer.labels == ["dog", "cat"]
+    assert answer.support_set_ref == f"{key}@{added.support_set.revision}"
+    listed = client.examples(key).examples
+    assert [example.label for example in listed] == ["cat", "dog"]
+    assert client.image(key, listed[1].id) == DOG
+    with pytest.raises(Outdated):
+        client.update_set(key, name="x", if_revision=made.support_set.revision)
+    changed = client.update_set(key, name="beasts", ttl=None)
+    assert (changed.name, changed.ttl, changed.metadata) == ("beasts", None, {"team": "north"})
+    client.delete_example(key, listed[0].id)
+    assert [c.label for c in client.get_set(key).classes or []] == ["dog"]
+    assert key in [one.id for one in client.sets().support_sets]
+    client.delete_set(key)
+    with pytest.raises((NotFound, Gone)):
+        client.get_set(key)
+
+
+def test_pages_follow_each_other(client: Client) -> None:
+    made = {client.create_set(name=str(i)).support_set.id for i in range(3)}
+    found: list[SupportSet] = []
+    cursor = None
+    while True:
+        page = client.sets(limit=2, cursor=cursor)
+        found += page.support_sets
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert made <= {one.id for one in found}
+    assert len({one.id for one in found}) == len(found)
+
+
+def over(server: Server, *losses: str, **options: float) -> tuple[Client, Lossy]:
+    line = Lossy(*losses)
+    retry = Retry(backoff_s=0.001, **options)  # type: ignore[arg-type]
+    return Client(server.base, timeout=PATIENT, retry=retry, transport=line), line
+
+
+@pytest.mark.parametrize("losses", [("there",), ("back",), ("503", "429", "back")])
+def test_a_lost_answer_does_not_make_a_set_twice(server: Server, losses: tuple[str, ...]) -> None:
+    client, line = over(server, *losses)
+    name = "lost " + "-".join(losses)
+    with client:
+        made = client.create_set({"cat": CAT}, name=name)
+        assert line.sent == len(losses) + 1
+        alike = [s for s in client.sets().support_sets if s.name == name]
+        assert [one.id for one in alike] == [made.support_set.id]
+
+
+def test_what_may_have_been_done_is_not_done_again(server: Server) -> None:
+    client, line = over(server, "back")
+    with client:
+        key = Client(server.base).create_set(name="x").support_set.id
+        with pytest.raises(ConnectionFailed):
+            client.delete_set(key)
+        assert line.sent == 1
+        with pytest.raises(NotFound):  # it had been done
+            client.get_set(key)
+
+
+def test_it_gives_up_in_the_end_and_does_not_wait_for_ever(server: Server) -> None:
+    client, line = over(server, *["503"] * 9, retries=2)
+    with client, pytest.raises(fewshot_client.Unavailable):
+        client.models()
+    assert line.sent == 3
+    client, line = over(server, "503", max_wait_s=-1.0)
+    with client, pytest.raises(fewshot_client.Unavailable):
+        client.models()
+    assert line.sent == 1
+    with pytest.raises(ConnectionFailed), Client("http://127.0.0.1:9", retry=Retry(0)) as nobody:
+        nobody.models()
+
+
+def test_the_asynchronous_client_is_the_same(server: Server) -> None:
+    async def use() -> list[str]:
+        async with AsyncClient(server.base, timeout=PATIENT) as client:
+            made = await client.create_set({"cat": CAT, "dog": DOG})
+            key = made.support_set.id
+            answers = await asyncio.gather(
+                *(client.ask(key, "mean", one) for one in (DOG, CAT)),
+                client.classify("mean", {"cat": CAT, "dog": DOG}, DOG),
+            )
+            with pytest.raises(NotFound):
+                await client.model("none")
+            await client.delete_set(key)
+            return [answer.labels[0] for answer in answers]
+
+    assert asyncio.run(use()) == ["dog", "cat", "dog"]
+    public = {name for name in vars(Client) if not name.startswith("_")}
+    assert public == {name for name in vars(AsyncClient) if not name.startswith("_")}
+
+
+def test_its_types_are_the_server_s(server: Server) -> None:
+    """Each field that the client relies on is one that the server documents."""
+    schemas = httpx.get(server.base + "/openapi.json", timeout=PATIENT).json()["components"][
+        "schemas"
+    ]
+    names = {"Model": "Card", "Example": "SetExample", "Problem": "ProblemDocument"}
+    names |= {"SupportSet": "SupportSetDetail", "Limits": "ServiceLimits"}
+    names |= {"Prediction": "QueryPrediction"}
+    checked = 0
+    for name in fewshot_client.__all__:
+        kind = getattr(fewshot_client, name)
+        if hasattr(kind, "model_fields"):
+            documented = schemas[names.get(name, name)]["properties"]
+            assert set(kind.model_fields) <= set(documented), name
+            checked += 1
+    assert checked >= 14
+
+
+def test_the_readme_s_example_runs(server: Server, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    section = readme[readme.index("**From Python**") :]
+    lines = re.search(r"\n((?:    .*\n|\n)+)", section)
+    assert lines is not None
+    code = re.sub("(?m)^    ", "", lines[1])
+    assert "http://127.0.0.1:8000" in code
+    shutil.copytree(ROOT / "samples", tmp_path / "samples")
+    printed = io.StringIO()
+    code = code.replace("http://127.0.0.1:8000", server.base).replace("stanet-omniglot", "mean")
+    code = code.replace('"samples/', f'"{tmp_path}/samples/')
+    exec(code, {"print": lambda *values: printed.write(f"{values}\n")})
+    assert "hook" in printed.getvalue()
