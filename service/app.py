@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from service import faults, openapi
 from service.api import health, inference, metrics, models, pages, predictions, support_sets
+from service.api.allowance import Allowance
 from service.api.auth import Authentication
 from service.classifier import Classifier
 from service.inference.served import Inference
@@ -101,6 +102,7 @@ def create_app(
     faults.install(app)
     openapi.install(app, list(classifier.models.cards))
     # The last added is the outermost.
+    app.add_middleware(Allowance, store=store, workers=settings.workers)
     app.add_middleware(Authentication, store=store, auth=settings.auth)
     app.add_middleware(BodyLimit, limit=settings.max_body, seconds=settings.body_timeout_s)
     app.add_middleware(Drain, lifecycle=lifecycle)

@@ -263,6 +263,14 @@ class Overloaded(Problem):
     status, type, title = 429, "overloaded", "Too much work is waiting"
 
 
+class RateExceeded(Problem):
+    status, type, title = 429, "rate-exceeded", "The key asks too often"
+
+
+class QuotaExceeded(Problem):
+    status, type, title = 429, "quota-exceeded", "The key's daily quota is used up"
+
+
 class ModelUnavailable(Problem):
     status, type, title = 503, "model-unavailable", "The model cannot be loaded"
 

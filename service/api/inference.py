@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from service.api import health
+from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.inference import codec
 from service.inference.codec import InferenceResponse
@@ -16,6 +17,8 @@ from service.inference.served import Inference, Served, images_of
 from service.problems import MalformedInference, UnknownModel
 
 router = APIRouter(prefix="/v2", tags=["inference protocol"])
+#: Unlike the server's health, models are for those who may read.
+_models = APIRouter(prefix="/models", dependencies=[READ])
 
 INFER = """\
 Run a model on tensors: JSON, or JSON followed by binary tensors (the protocol's binary extension).
@@ -94,9 +97,14 @@ async def server_ready(request: Request, classifier: ClassifierDep, store: Store
     return Readiness()
 
 
-@router.get("/models/{model_name}", responses=problems(404, 503), response_model_exclude_none=True)
-@router.get(
-    "/models/{model_name}/versions/{version}",
+@_models.get(
+    "/{model_name}",
+    summary="A model's tensors",
+    responses=problems(401, 403, 404, 429, 503),
+    response_model_exclude_none=True,
+)
+@_models.get(
+    "/{model_name}/versions/{version}",
     include_in_schema=False,
     response_model_exclude_none=True,
 )
@@ -124,10 +132,12 @@ async def model_metadata(
     )
 
 
-@router.get(
-    "/models/{model_name}/ready", summary="May the model be asked?", responses=problems(404, 503)
+@_models.get(
+    "/{model_name}/ready",
+    summary="May the model be asked?",
+    responses=problems(401, 403, 404, 429, 503),
 )
-@router.get("/models/{model_name}/versions/{version}/ready", include_in_schema=False)
+@_models.get("/{model_name}/versions/{version}/ready", include_in_schema=False)
 async def model_ready(
     model_name: str, inference: InferenceDep, version: str | None = None
 ) -> ModelReadiness:
@@ -145,15 +155,15 @@ _BODY: dict[str, Any] = {
 }
 
 
-@router.post(
-    "/models/{model_name}/infer",
+@_models.post(
+    "/{model_name}/infer",
     summary="Run a model on tensors",
     description=INFER,
     response_model=InferenceResponse,
-    responses=problems(400, 404, 413, 422, 429, 503, 504),
+    responses=problems(400, 401, 403, 404, 413, 422, 429, 503, 504),
     openapi_extra={"requestBody": _BODY},
 )
-@router.post("/models/{model_name}/versions/{version}/infer", include_in_schema=False)
+@_models.post("/{model_name}/versions/{version}/infer", include_in_schema=False)
 async def infer(
     request: Request,
     model_name: str,
@@ -199,3 +209,6 @@ def _check_version(inference: Inference, name: str, version: str | None) -> None
     card, _ = inference.card(name)
     if version is not None and version != card.version:
         raise UnknownModel(f"{card.id} is served in version {card.version} only", known=[card.id])
+
+
+router.include_router(_models)

@@ -12,12 +12,13 @@ from service.store.database import Database
 from service.store.keys import Keys
 from service.store.records import Limits
 from service.store.sets import SupportSets
+from service.store.usage import Usage
 
 log = logging.getLogger(__name__)
 
 
 class Store:
-    """`start` before use, `close` after. Methods of `sets` and `keys` block: call them by `run`."""
+    """`start` before use, `close` after. `sets`, `keys` and `usage` block: call by `run`."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises `StoreUnavailable` for a database that cannot be used at all."""
@@ -26,6 +27,7 @@ class Store:
         limits = Limits(settings.max_sets, settings.max_set_examples, settings.max_set_bytes)
         self.sets = SupportSets(self.database, limits)
         self.keys = Keys(self.database)
+        self.usage = Usage(self.database)
         self._sweep_s = settings.sweep_s
         self._sweeping: asyncio.Task[None] | None = None
 

@@ -101,6 +101,15 @@ replays = Table(
     Index(None, "created_at"),
 )
 
+#: Requests of keys that have a daily quota; `day` counts from 1970, in UTC.
+key_usage = Table(
+    "key_usage",
+    metadata,
+    Column("key_id", String(40), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("used", BigInteger, nullable=False),
+)
+
 #: Written to find out whether writing works again after it has failed; empty otherwise.
 probes = Table(
     "probes",

@@ -1,0 +1,234 @@
+"""Attacks on a real server process: what comes is answered in order, and it lives on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.asking import assert_problem, encoded, noise
+from tests.service.process import PATIENCE, Server, serving
+
+#: Random requests to each operation; more finds more, and takes as much longer.
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "5")
+FORM = b"Content-Type: multipart/form-data; boundary=x\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("attacked")
+    # Without keys: schemathesis invents some, and would be refused at the door.
+    flags = ("--auth", "off", "--body-timeout-s", 2, "--max-body-mb", 8, "--log-format", "json")
+    with serving(zoo, folder, "--data-dir", folder / "data", *flags) as server:
+        yield server
+        assert httpx.get(server.base + "/readyz", timeout=PATIENCE).status_code == 200
+        assert httpx.get(server.base + "/livez", timeout=PATIENCE).status_code == 200
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What is answered, to the end."""
+    parts = []
+    while part := connection.recv(65_536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_nothing_that_the_document_allows_or_forbids_is_a_server_error(
+    server: Server, tmp_path: Path
+) -> None:
+    """Every operation, with data that fit its schema and data that do not, always the same ones."""
+    files = [("images", (f"{i}.png", encoded(noise(i)))) for i in range(2)]
+    made = httpx.post(
+        f"{server.base}/v1/support-sets", data={"labels": ["a", "b"]}, files=files, timeout=PATIENCE
+    ).json()["support_set"]["id"]
+    # Where a random id would be answered 404 before anything else is looked at.
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(
+        "[[operations]]\n"
+        'include-path-regex = "^/v2/models/"\n'
+        'parameters = { "path.model_name" = "mean" }\n'
+        "[[operations]]\n"
+        'include-path-regex = "^/v1/support-sets/[^/]*/(predictions|examples)$"\n'
+        f'parameters = {{ "path.set_id" = "{made}" }}\n'
+    )
+    command = Path(sys.executable).with_name("schemathesis")
+    done = subprocess.run(
+        [
+            str(command) if command.exists() else shutil.which("schemathesis") or "schemathesis",
+            f"--config-file={config}",
+            "run",
+            f"{server.base}/openapi.json",
+            "--phases=examples,coverage,fuzzing",
+            "--checks=not_a_server_error",
+            "--mode=all",
+            f"--max-examples={EXAMPLES}",
+            "--seed=7",
+            "--generation-deterministic",
+            "--suppress-health-check=all",
+            f"--request-timeout={PATIENCE:g}",
+            "--no-color",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    (counts,) = re.findall(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert counts[0] == counts[1]
+    assert int(counts[0]) > 300
+
+
+def test_a_body_that_trickles_is_told_so_in_time(server: Server) -> None:
+    with connect(server) as connection:
+        connection.sendall(
+            b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n" + FORM + b"\r\n"
+        )
+        connection.sendall(b"--x\r\n")  # and no more
+        answer = everything(connection)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 408 " in head.split(b"\r\n")[0]
+    assert b"connection: close" in head.lower()
+    assert json.loads(body)["type"].endswith("body-too-slow")
+
+
+def test_a_thousand_connections_at_once_are_all_answered(server: Server) -> None:
+    """All are open before the first is answered; half of them never say anything."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(connect(server)) for _ in range(1000)]
+        for connection in opened[::2]:
+            connection.sendall(b"GET /v1/limits HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        codes = {everything(connection).split(b" ", 2)[1] for connection in opened[::2]}
+    assert codes == {b"200"}
+
+
+def test_a_thousand_requests_at_once_are_answered_or_refused(server: Server) -> None:
+    """Real work: each is answered, or refused in order with when to come again."""
+    files = [("support_images", (f"{i}.png", encoded(noise(i)))) for i in range(2)]
+    files.append(("query_images", ("q.png", encoded(noise(9)))))
+    form = {"model": "mean", "support_labels": ["a", "b"]}
+    request = httpx.Request("POST", f"{server.base}/v1/predictions", data=form, files=files)
+    body, kind = request.read(), request.headers["content-type"]
+
+    async def all_at_once() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=1000, max_keepalive_connections=0)
+        async with httpx.AsyncClient(timeout=600, limits=limits) as client:
+            send = client.post
+            url, headers = f"{server.base}/v1/predictions", {"content-type": kind}
+            return await asyncio.gather(
+                *(send(url, content=body, headers=headers) for _ in range(1000))
+            )
+
+    answers = asyncio.run(all_at_once())
+    codes = {answer.status_code for answer in answers}
+    # 408: this machine was too slow to send a thousand bodies within --body-timeout-s.
+    assert 200 in codes
+    assert codes <= {200, 408, 429, 504}, codes
+    for answer in answers:
+        if answer.status_code == 429:
+            assert int(answer.headers["retry-after"]) > 0
+        elif answer.status_code == 200:
+            assert answer.json()["classes"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("field", ["support_images", "query_images", "nothing"])
+def test_ten_thousand_tiny_files_are_one_refusal(server: Server, field: str) -> None:
+    part = f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="f"\r\n\r\n1\r\n'
+    body = part.encode() * 10_000 + b"--x--\r\n"
+    for path in ("/v1/predictions", "/v1/support-sets"):
+        answer = httpx.post(
+            server.base + path,
+            content=body,
+            headers={"content-type": "multipart/form-data; boundary=x"},
+            timeout=PATIENCE,
+        )
+        assert_problem(answer, 400, "malformed-request")
+        assert len(answer.content) < 2000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"x\tSet-Cookie: a=b", b"x\x00y", b"<script>", b"\xff\xfe", b"a" * 8000, b"%0d%0aA: b"],
+)
+def test_a_request_id_cannot_reach_headers_or_logs(server: Server, value: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(
+            b"GET /v1/models/none HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: "
+            + value
+            + b"\r\n\r\n"
+        )
+        head, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert head.split(b" ", 2)[1] in (b"400", b"404")
+    if b" 404 " in head:
+        (shown,) = re.findall(rb"(?im)^x-request-id: (.*?)\r$", head + b"\r\n")
+        assert re.fullmatch(b"[0-9a-f]{32}", shown)
+        assert json.loads(body)["request_id"].encode() == shown
+    assert b"Set-Cookie" not in head
+
+
+def test_half_requests_and_noise_harm_nothing(server: Server) -> None:
+    for data in (
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # somebody speaks TLS
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+    ):
+        with connect(server) as connection:
+            try:
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+                everything(connection)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+    assert httpx.get(server.base + "/readyz", timeout=PATIENCE).status_code == 200
+
+
+def test_memory_stays_bounded_under_refused_uploads(server: Server) -> None:
+    """A hundred uploads over the limit leave no trace."""
+    status = Path(f"/proc/{server.process.pid}/status")
+    if not status.exists():
+        pytest.skip("memory is read from /proc")
+
+    def resident() -> int:
+        (found,) = re.findall(r"VmRSS:\s+(\d+) kB", status.read_text())
+        return int(found) // 1024
+
+    def upload() -> None:
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        answer = httpx.post(
+            f"{server.base}/v1/predictions",
+            content=b"-" * (9 << 20),
+            headers=kind,
+            timeout=PATIENCE,
+        )
+        assert_problem(answer, 413, "body-too-large")
+
+    for _ in range(10):
+        upload()
+    before = resident()
+    for _ in range(100):
+        upload()
+    give_up = time.monotonic() + PATIENCE
+    while resident() > before + 64 and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert resident() <= before + 64

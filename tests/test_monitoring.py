@@ -1,0 +1,51 @@
+"""The dashboard and its provisioning name what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from service.metrics import Metrics
+
+ROOT = Path(__file__).parents[1]
+MONITORING = ROOT / "monitoring"
+
+
+def test_every_metric_of_the_dashboard_is_one_of_the_service() -> None:
+    text = Metrics().exposition().decode()
+    known = set()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M):
+        known |= (
+            {name} if kind != "histogram" else {f"{name}_{s}" for s in ("bucket", "sum", "count")}
+        )
+    # Told only where a GPU answers.
+    known |= {"fewshot_gpu_memory_used_bytes", "fewshot_gpu_memory_total_bytes"}
+    dashboard = json.loads((MONITORING / "grafana/dashboards/fewshot.json").read_text("utf-8"))
+    expressions = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    used = set(re.findall(r"\bfewshot_\w+", " ".join(expressions)))
+    assert used - known == set()
+    assert len(used) > 20
+    # And nothing that is counted is left out of sight, but the creation times of counters.
+    families = {re.sub("_(bucket|sum|count)$", "", name) for name in used}
+    counted = {re.sub("_(bucket|sum|count)$", "", name) for name in known}
+    assert {name for name in counted - families if not name.endswith("_created")} == set()
+
+
+def test_compose_starts_the_dashboard_over_files_that_are_there() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    for name in ("prometheus", "grafana"):
+        service = compose["services"][name]
+        assert service["profiles"] == ["monitoring"]
+        for mount in service["volumes"]:
+            source = mount.split(":")[0]
+            assert (ROOT / source).exists() if source[0] == "." else source in compose["volumes"]
+    scrape = yaml.safe_load((MONITORING / "prometheus.yml").read_text("utf-8"))
+    (target,) = scrape["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert target.split(":")[0] in compose["services"]
+    sources = MONITORING / "grafana/provisioning/datasources/prometheus.yml"
+    uid = yaml.safe_load(sources.read_text("utf-8"))["datasources"][0]["uid"]
+    dashboard = json.loads((MONITORING / "grafana/dashboards/fewshot.json").read_text("utf-8"))
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {uid}
