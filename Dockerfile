@@ -3,7 +3,8 @@
 #   docker build -t fewshot .                      CPU, slim (the last stage is the default)
 #   docker build -t fewshot:gpu --target gpu .     NVIDIA GPU; run with --gpus all
 #
-# Both listen on port 8000, as a user without rights, and write nothing but /tmp.
+# Both listen on port 8000, as a user without rights, and write nothing but /tmp and, without
+# DATABASE_URL, the embedded database in /data.
 
 # --- what serving depends on, without the runtime --------------------------------------------
 FROM python:3.11-slim AS dependencies
@@ -16,7 +17,8 @@ COPY pyproject.toml constraints.txt ./
 # times the size of onnxruntime. Each image chooses its own below; everything else is read from
 # pyproject.toml, so that nothing is declared twice.
 RUN python -c "import tomllib; \
-    wanted = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
+    project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    wanted = project['dependencies'] + project['optional-dependencies']['postgres']; \
     print(*(line for line in wanted if not line.startswith('onnxruntime')), sep='\n')" \
     > requirements.txt \
     && pip install -c constraints.txt -r requirements.txt
@@ -50,7 +52,10 @@ ENV PATH=/opt/fewshot/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     ORT_DISABLE_TELEMETRY=1 \
     FEWSHOT_HOST=0.0.0.0 \
-    FEWSHOT_PORT=8000
+    FEWSHOT_PORT=8000 \
+    FEWSHOT_DATA_DIR=/data
+RUN install -d -o 10001 /data
+VOLUME /data
 WORKDIR /opt/fewshot
 EXPOSE 8000
 USER 10001

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from models_zoo.cards import ENTRIES
+from tests.service.process import serving
 from training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -39,3 +42,30 @@ def test_its_accuracies_are_those_on_the_cards() -> None:
     ).stdout
     assert printed.count("\n") > 5
     assert printed in README
+
+
+def test_its_curl_commands_answer_what_it_says(tmp_path: Path) -> None:
+    blocks = [b for b in re.findall(r"(?:^    .*\n|^\n)+", README, re.MULTILINE) if "curl" in b]
+    with serving(ENTRIES, tmp_path, "--data-dir", tmp_path) as server:
+        answers = []
+        shell = "set -e\n"
+        for block in blocks:
+            command = re.split(r"^    \{", block, flags=re.MULTILINE)[0]  # without the answer shown
+            command = command.replace("http://127.0.0.1:8000", server.base)
+            command = command.replace("curl ", "curl --silent --show-error --fail-with-body ")
+            shell += command.strip() + "\necho\n"
+        done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        decoder, text = json.JSONDecoder(), done.stdout.strip()
+        while text:
+            answer, end = decoder.raw_decode(text)
+            answers.append(answer)
+            text = text[end:].strip()
+    stateless, stored, added = answers
+    shown = json.loads(README[README.index("    {\n") : README.index("\n    }\n") + 7])
+    assert stateless.keys() == shown.keys()
+    assert stateless["model_ref"] == shown["model_ref"]
+    assert stateless["predictions"][0]["label"] == stored["predictions"][0]["label"] == "hook"
+    assert stored["model_ref"] == shown["model_ref"]
+    assert added["results"][0]["status"] == "created"
+    assert added["support_set"]["revision"] == 2
