@@ -1,6 +1,6 @@
 """What the service adds to the work itself, what a registered set saves, what batching gains.
 
-    python -m benchmarks.serving [--rounds 5] [--requests 64] [--threads 1] [--json]
+    python -m benchmarks.serving [overhead] [batching] [registered] [--rounds 5] [--threads 1]
 
 One run measures everything, arms taking turns, and reports medians over the rounds and medians of
 each round's ratios. Beside the clock stands the server's CPU time, which a busy machine disturbs
@@ -13,8 +13,9 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +28,7 @@ LARGE = Case("stanet-cifar100", way=5, shot=5, queries=15, shown=32)
 SMALL = Case("prototypical-omniglot", way=5, shot=1, queries=15, shown=105)
 STORED = Case("stanet-cifar100", way=5, shot=5, queries=5, shown=32)
 PARTS = ("parse", "decode", "sessions", "stages", "answer")
+WHAT = ("registered", "overhead", "batching")
 CONCURRENCY = (1, 8, 64)
 ASIDE = 8  # connections of the comparisons that are not about concurrency
 
@@ -60,7 +62,7 @@ def batching(floor: Floor, on: Server, off: Server, rounds: int, requests: int) 
 def registered(floor: Floor, server: Server, rounds: int, requests: int) -> Arms:
     """Sending the support set each time, and asking the registered one."""
     made = json.loads(server.ask(floor.create()))
-    stored = floor.ask_stored(f"/v1/support-sets/{made['id']}")
+    stored = floor.ask_stored(f"/v1/support-sets/{made['support_set']['id']}")
     server.ask(stored)
     arms: Arms = defaultdict(list)
     for _ in range(rounds):
@@ -98,63 +100,77 @@ def both(arms: Arms, over: Sequence[str], under: Sequence[str]) -> dict[str, flo
     }
 
 
-def measure(rounds: int, requests: int, threads: int) -> dict[str, object]:
+def measure(
+    what: Sequence[str], rounds: int, requests: int, threads: int
+) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Title and result of each comparison, as they come."""
     cards = list_cards()
     floors = {case: Floor(case, cards[case.model], threads) for case in (LARGE, SMALL, STORED)}
     settings = {"device": "cpu", "threads": threads, "queue_images": 1_000_000}
-    found: dict[str, object] = {}
     with serving(**settings) as on, serving(**settings, batching=False) as off:
         for floor in floors.values():  # models load, shapes are seen once
             for server in (on, off):
                 server.run(floor.request, 16, ASIDE)
+        if "registered" in what:
+            arms = registered(floors[STORED], on, rounds, requests)
+            yield (
+                f"registered: {STORED.name}",
+                {
+                    "request": summary(arms),
+                    "stateless / registered": both(arms, ["stateless"], ["registered"]),
+                },
+            )
         for case in (LARGE, SMALL):
-            arms = overhead(floors[case], on, rounds, requests)
-            found[case.name] = {
-                "request": summary(arms),
-                "bare sessions / http": both(arms, ["sessions"], [f"http {ASIDE}"]),
-                "http / floor": both(arms, [f"http {ASIDE}"], PARTS[:3]),
-            }
-            arms = batching(floors[case], on, off, rounds, requests)
-            found[f"batching: {case.name}"] = {
-                "request": summary(arms),
-                **{f"off / on at {n}": both(arms, [f"off {n}"], [f"on {n}"]) for n in CONCURRENCY},
-            }
-        arms = registered(floors[STORED], on, rounds, requests)
-        found[f"registered: {STORED.name}"] = {
-            "request": summary(arms),
-            "stateless / registered": both(arms, ["stateless"], ["registered"]),
-        }
-    return found
+            if "overhead" in what:
+                arms = overhead(floors[case], on, rounds, requests)
+                yield (
+                    f"overhead: {case.name}",
+                    {
+                        "request": summary(arms),
+                        "bare sessions / http": both(arms, ["sessions"], [f"http {ASIDE}"]),
+                        "http / floor": both(arms, [f"http {ASIDE}"], PARTS[:3]),
+                    },
+                )
+            if "batching" in what:
+                arms = batching(floors[case], on, off, rounds, requests)
+                ratios = {
+                    f"off / on at {n}": both(arms, [f"off {n}"], [f"on {n}"]) for n in CONCURRENCY
+                }
+                yield f"batching: {case.name}", {"request": summary(arms), **ratios}
 
 
-def show(found: dict[str, object]) -> None:
-    console = Console()
-    for title, result in found.items():
-        assert isinstance(result, dict)
-        table = Table(title=title, title_justify="left")
-        for column in ("", "clock", "CPU"):
-            table.add_column(column, justify="left" if not column else "right")
-        for name, run in result["request"].items():
-            table.add_row(name, f"{run['wall_ms']:.2f} ms", f"{run['cpu_ms']:.2f} ms")
-        table.add_section()
-        for name, value in result.items():
-            if name != "request":
-                table.add_row(name, f"{value['wall']:.2f}", f"{value['cpu']:.2f}", style="bold")
-        console.print(table)
+def table(title: str, result: dict[str, dict[str, Any]]) -> Table:
+    made = Table(title=title, title_justify="left", min_width=60)
+    made.add_column("")
+    made.add_column("clock", justify="right")
+    made.add_column("CPU", justify="right")
+    for name, run in result["request"].items():
+        made.add_row(name, f"{run['wall_ms']:.2f} ms", f"{run['cpu_ms']:.2f} ms")
+    made.add_section()
+    for name, value in result.items():
+        if name != "request":
+            made.add_row(name, f"{value['wall']:.2f}", f"{value['cpu']:.2f}", style="bold")
+    return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", nargs="*", help=f"which of {', '.join(WHAT)}; default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=64, help="of each arm in each round")
     parser.add_argument("--threads", type=int, default=1, help="of each model run")
     parser.add_argument("--json", action="store_true", help="print numbers for programs")
     wanted = parser.parse_args()
-    found = measure(wanted.rounds, wanted.requests, wanted.threads)
+    what = wanted.what or WHAT
+    if unknown := set(what) - set(WHAT):
+        parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(WHAT)}")
+    console, found = Console(), {}
+    for title, result in measure(what, wanted.rounds, wanted.requests, wanted.threads):
+        found[title] = result
+        if not wanted.json:
+            console.print(table(title, result))
     if wanted.json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
-    else:
-        show(found)
 
 
 if __name__ == "__main__":
