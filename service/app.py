@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from service import faults, openapi
+from service import faults, openapi, tracing
 from service.api import health, inference, metrics, models, pages, predictions, support_sets
 from service.api.allowance import Allowance
 from service.api.auth import Authentication
@@ -57,8 +58,9 @@ def create_app(
 ) -> FastAPI:
     """The service over a classifier and a store, which it starts and closes; by default those of
     the settings."""
+    traces = tracing.Tracing(settings.otlp_endpoint) if tracing.wanted(settings) else None
     if classifier is None:
-        classifier = Classifier(settings, events=Metrics(gpu=settings.device != "cpu"))
+        classifier = Classifier(settings, events=Metrics(settings.device != "cpu", traces))
     store = store or Store(settings)
     events = classifier.events
     counts = events if isinstance(events, Metrics) else Metrics()
@@ -76,6 +78,8 @@ def create_app(
             protocol.close()
             classifier.close()
             await store.close()
+            if traces is not None:
+                await run_in_threadpool(traces.close)
 
     app = FastAPI(
         title="Few-shot image classification",
@@ -116,6 +120,8 @@ def create_app(
             allow_headers=ALLOWED_HEADERS,
             expose_headers=EXPOSED_HEADERS,
         )
+    if traces is not None:
+        app.add_middleware(tracing.Trace, tracing=traces)
     app.add_middleware(Observe, metrics=counts)
     return app
 

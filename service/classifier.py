@@ -138,6 +138,7 @@ class Classifier:
         uploads = [*(example.upload for example in ask.support), *ask.queries]
         pictures = await self._decode(uploads, task.card, keep)
         seconds = time.perf_counter() - start
+        self.events.request(task.card.id, start, {"decode": seconds})
         support, queries = pictures[: len(labels)], pictures[len(labels) :]
         episode = task.episode(support, queries, attention)
         answer = await self.engine.submit(episode, deadline)
@@ -173,6 +174,7 @@ class Classifier:
         uploads = await self.off_loop(stored.load, wanted) if wanted else []
         pictures = await self._decode([*uploads, *queries], task.card, keep)
         seconds = time.perf_counter() - start
+        self.events.request(task.card.id, start, {"decode": seconds})
         support, asked = pictures[: len(wanted)], pictures[len(wanted) :]
         absent = set(missing)
         fresh = [picture for i, picture in zip(wanted, support, strict=True) if i in absent]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -17,6 +19,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.engine.events import CacheName, Dropped, Events, Lane, Stage
 from service.gpu import GpuMemory
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
@@ -30,8 +35,10 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Metrics(Events):
     """Counts requests, and as `Events` what the engine does."""
 
-    def __init__(self, gpu: bool = False) -> None:
-        """`gpu`: also tell the memory of the machine's NVIDIA GPUs, where they can be read."""
+    def __init__(self, gpu: bool = False, tracing: Tracing | None = None) -> None:
+        """`gpu`: also tell the memory of the machine's NVIDIA GPUs, where they can be read.
+        `tracing`: where the stages of each request go as well."""
+        self._tracing = tracing
         self._registry = registry = CollectorRegistry()
         self._gpu = GpuMemory() if gpu else None
 
@@ -143,6 +150,10 @@ class Metrics(Events):
 
     def stage(self, model: str, stage: Stage, seconds: float) -> None:
         self._stages.labels(model, stage).observe(seconds)
+
+    def request(self, model: str, start: float, seconds: Mapping[str, float]) -> None:
+        if self._tracing is not None:
+            self._tracing.stages(model, start, seconds)
 
     def halved(self, model: str, lane: Lane, episodes: int) -> None:
         self._halved.labels(model, lane).inc()

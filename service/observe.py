@@ -10,7 +10,9 @@ from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import quote
 
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import request_id
@@ -22,7 +24,7 @@ HEADER = "X-Request-Id"
 _SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 #: Asked every few seconds by machines: no line at the usual level, or they would drown the rest.
-_PROBES = ("/metrics", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
+PROBES = ("/metrics", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
 _NO_ANSWER = 499
 _LONGEST_PATH = 200
 
@@ -69,11 +71,21 @@ def method_of(scope: MutableMapping[str, Any]) -> str:
 
 
 def route_of(scope: MutableMapping[str, Any]) -> str:
-    """The route's template; one word for all that no route takes."""
+    """The route's template, also where the request was refused before it got there; one word for
+    all that no route takes."""
     path: str | None = getattr(scope.get("route"), "path", None)
-    if path is not None:
-        return path
-    return "/static" if scope["path"].startswith("/static/") else "none"
+    return path or _documented(scope) or "none"
+
+
+def _documented(scope: MutableMapping[str, Any]) -> str | None:
+    if scope["path"].startswith("/static/"):
+        return "/static"
+    app: FastAPI | None = scope.get("app")
+    if app is None:
+        return None
+    if not hasattr(app.state, "templates"):
+        app.state.templates = [(path, compile_path(path)[0]) for path in app.openapi()["paths"]]
+    return next((path for path, like in app.state.templates if like.match(scope["path"])), None)
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
@@ -81,7 +93,7 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
     method, path = method_of(scope), quote(scope["path"])[:_LONGEST_PATH]
     milliseconds = round(seconds * 1000, 1)
     log.log(
-        logging.DEBUG if scope["path"] in _PROBES else logging.INFO,
+        logging.DEBUG if scope["path"] in PROBES else logging.INFO,
         "%s %s %d %.1f ms",
         method,
         path,

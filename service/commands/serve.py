@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from models_zoo.cards import CARD_NAME
-from service import logs
+from service import logs, tracing
 from service.app import create_app
 from service.commands.errors import fail, user_errors
 from service.commands.supervisor import Supervisor
@@ -27,6 +27,7 @@ from service.settings import Settings, from_arguments
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 _BACKLOG = 2048
+_OTEL = ("opentelemetry.sdk", "opentelemetry.exporter")
 #: A worker may be busy importing and loading on a loaded machine; killing it would not help.
 _HUNG_SECONDS = 60
 
@@ -110,6 +111,8 @@ def welcome(host: str, port: int, models: list[str], samples: Path = SAMPLES) ->
 
 def _require(settings: Settings) -> None:
     """Fail now, not at the first request, where what was demanded is not there."""
+    if tracing.wanted(settings) and not all(map(find_spec, _OTEL)):
+        fail("traces are asked for, but the otel extra is not installed: pip install '.[otel]'")
     try:
         if settings.runtime == "torch":
             if find_spec("torch") is None or find_spec("safetensors") is None:

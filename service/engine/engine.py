@@ -21,7 +21,7 @@ class Engine:
         """Batches hold at most `batch_images` images, by default as suits the device; 0 runs every
         request by itself."""
         events = events or Events()
-        self._models = models
+        self._models, self._events = models, events
         self._forward = Lane("forward", batch_images, events)
         self._gradient = Lane("gradient", batch_images, events)
         self._lanes = (self._forward, self._gradient)
@@ -58,4 +58,6 @@ class Engine:
         job = Job(episode, runtime, queued=start, deadline=deadline)
         lane = self._forward if runtime.card.adaptation is None else self._gradient
         lane.put(job)
-        return await asyncio.wrap_future(job.answer)
+        answer = await asyncio.wrap_future(job.answer)
+        self._events.request(episode.model, start, answer.seconds)
+        return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 Lane = Literal["forward", "gradient"]
@@ -36,6 +37,10 @@ class Events:
 
     def stage(self, model: str, stage: Stage, seconds: float) -> None:
         """One stage of one batch took `seconds`; "queue" is told for each request."""
+
+    def request(self, model: str, start: float, seconds: Mapping[str, float]) -> None:
+        """A request passed some stages, one after another from `start` on, a time of
+        `time.perf_counter`. Called from the request's own task, unlike the others."""
 
     def halved(self, model: str, lane: Lane, episodes: int) -> None:
         """A batch of so many requests ran out of memory and is tried again in halves."""

@@ -130,12 +130,13 @@ def test_json_logs_name_the_request_and_hold_no_secrets(zoo: Path, tmp_path: Pat
     with serving(zoo, tmp_path, "--log-format", "json") as server:
         secret = {"Authorization": "Bearer very-secret", "X-Request-Id": "trace-me"}
         path = "/v1/models/none%0a%22forged?token=very-secret"
-        assert httpx.get(server.base + path, headers=secret).status_code == 404
+        # A key that is none: refused before any route is asked.
+        assert httpx.get(server.base + path, headers=secret).status_code == 401
     lines = server.log.read_text().splitlines()
     records = [json.loads(line) for line in lines if line.startswith("{")]
     (access,) = [r for r in records if r.get("request_id") == "trace-me"]
     assert access["route"] == "/v1/models/{model_id}"
-    assert (access["method"], access["status"], access["level"]) == ("GET", 404, "info")
+    assert (access["method"], access["status"], access["level"]) == ("GET", 401, "info")
     assert access["duration_ms"] > 0
     assert access["path"] == "/v1/models/none%0A%22forged"
     assert "very-secret" not in server.log.read_text()
