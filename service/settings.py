@@ -380,13 +380,13 @@ class Settings(BaseSettings):
     )
 
     @property
-    def database(self) -> str:
-        """URL of the database: that of the settings, DATABASE_URL, or the embedded one."""
+    def database(self) -> str | Path:
+        """URL of the database, that of the settings or DATABASE_URL; or the embedded one's file."""
         url = self.database_url.get_secret_value() or os.environ.get("DATABASE_URL", "")
         if url:
             return url
         folder = self.data_dir or platformdirs.user_data_path("fewshot", appauthor=False)
-        return f"sqlite:///{folder.expanduser().absolute() / 'fewshot.sqlite3'}"
+        return folder.expanduser().absolute() / "fewshot.sqlite3"
 
     @property
     def max_set_bytes(self) -> int:

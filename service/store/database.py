@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select
@@ -41,9 +42,11 @@ _OUTSIDE = (sa.OperationalError, sa.InterfaceError, sa.InternalError, sa.Timeout
 class Database:
     """One database. `open` before use, `close` after; it comes back by itself after a failure."""
 
-    def __init__(self, url: str, threads: int) -> None:
-        """Raises `StoreUnavailable` for a URL that cannot be used at all."""
-        self.engine = _engine(url, threads)
+    def __init__(self, where: str | Path, threads: int) -> None:
+        """`where`: a URL, or the file of a SQLite database, whatever characters are in its path.
+
+        Raises `StoreUnavailable` for a URL that cannot be used at all."""
+        self.engine = _engine(where, threads)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(write=True)
         # SQLite snapshots every transaction; PostgreSQL has to be told to.
@@ -133,9 +136,11 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
     )
 
 
-def _engine(text: str, threads: int) -> Engine:
+def _engine(where: str | Path, threads: int) -> Engine:
+    if isinstance(where, Path):
+        return _sqlite(URL.create("sqlite", database=str(where)), threads)
     try:
-        url = make_url(text)
+        url = make_url(where)
         if url.get_backend_name() == "sqlite":
             return _sqlite(url, threads)
         if url.get_backend_name() in ("postgresql", "postgres"):

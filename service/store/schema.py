@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy import exc as sa
 
+from service.problems import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
 #: The newest migration. A database that is there already needs no Alembic, which is slow to load.
-HEAD = "0001"
+HEAD = "0002"
 MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number that no one else uses for an advisory lock in the same database.
 _LOCK = 7_205_514_301
@@ -19,7 +24,8 @@ _WAL_TRIES, _WAL_PAUSE_S = 100, 0.1
 def upgrade(engine: Engine) -> None:
     """Run the missing migrations in one transaction, one process at a time.
 
-    Raises SQLAlchemy's errors, and `OSError` where SQLite's folder cannot be made.
+    Raises SQLAlchemy's errors, `StoreUnavailable` where the database is too new, and `OSError`
+    where SQLite's folder cannot be made.
     """
     if engine.dialect.name == "sqlite" and engine.url.database:
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +62,13 @@ def _version(connection: Connection) -> str | None:
 def _migrate(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:  # it names a migration that is not here
+        log.error("the database cannot be brought up to date: %s", error)
+        raise StoreUnavailable("the database is that of a newer version of the service") from error

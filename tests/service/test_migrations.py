@@ -8,15 +8,18 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
 from service.images import Upload
-from service.problems import FileRef
+from service.problems import FileRef, StoreUnavailable
 from service.store import schema
 from service.store.database import Database
+from service.store.keys import Keys, Scope
 from service.store.records import Limits, NewExample
 from service.store.replays import Answer, Once
 from service.store.sets import SupportSets
@@ -41,20 +44,50 @@ def test_the_newest_migration_is_the_one_named_in_the_code() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_several_processes_may_start_at_once(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'new' / 'folder' / 'x.sqlite3'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+def test_an_older_database_is_brought_up_to_date_and_a_newer_one_refused(
+    fresh_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind == "sqlite":
-        url = f"sqlite:///{tmp_path / 'new' / 'folder' / 'x.sqlite3'}"
-    else:
-        server: Postgres = request.getfixturevalue("postgres")
-        url = server.new_database()
+    def at(version: str) -> None:
+        database = Database(fresh_url, 1)
+        with database.write() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": version})
+        database.close()
+
+    with monkeypatch.context() as patch:  # as a service of the first version made it
+        upgrade = command.upgrade
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        old = Database(fresh_url, 1)
+        old.open()
+        Keys(old).create("kept", [Scope.read])
+        old.close()
+    new = Database(fresh_url, 1)
+    assert [key.name for key in Keys(new).list()] == ["kept"]
+    with new.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    new.close()
+
+    at("9999")
+    newer = Database(fresh_url, 1)
+    with pytest.raises(StoreUnavailable, match="newer version"):
+        newer.open()
+    newer.close()
+
+
+def test_several_processes_may_start_at_once(fresh_url: str) -> None:
     program = (
         "import sys; from service.store.database import Database\n"
         "import alembic.command\n"  # loaded beforehand: they meet at the database
         "print('ready', flush=True); sys.stdin.readline()\n"
-        f"database = Database({url!r}, 1); database.open(); database.check(); database.close()\n"
+        f"database = Database({fresh_url!r}, 1)\n"
+        "database.open(); database.check(); database.close()\n"
     )
     processes = [
         subprocess.Popen(

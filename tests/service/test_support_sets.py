@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from sqlalchemy import text
 
 from service.app import create_app
 from service.settings import Settings
@@ -406,8 +408,8 @@ def test_metadata_of_every_kind_comes_back(client: TestClient) -> None:
     value = {
         "é\u0000'; DROP TABLE support_sets; --": [1.5, -(2**70), True, None, {"": "\U0001f600"}]
     }
-    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
-        assert make_set(client, metadata=text).json()["support_set"]["metadata"] == value
+    for sent in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
+        assert make_set(client, metadata=sent).json()["support_set"]["metadata"] == value
 
 
 def test_a_set_edited_while_it_is_asked_is_asked_as_it_is_then(
@@ -434,3 +436,25 @@ def test_a_set_edited_while_it_is_asked_is_asked_as_it_is_then(
     which = made(client, task("abcdef", 1, seed=400))
     examples += client.get(f"{SETS}/{which}/examples").json()["examples"]
     assert_problem(ask_set(client, which, QUERIES), 409, "set-changed")
+
+
+def test_expired_images_are_deleted_in_the_background(zoo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a?b#c %41"  # a path is no URL
+    settings = Settings(zoo=zoo, device="cpu", data_dir=folder, sweep_s=0.05)
+    with TestClient(create_app(settings)) as client:
+        set_id = made(client, ttl=1)
+        sets = client.app.state.store.sets
+        give_up = time.monotonic() + 60
+        while _stored(client, set_id) and time.monotonic() < give_up:
+            time.sleep(0.05)
+        assert _stored(client, set_id) == 0
+        assert_problem(client.get(f"{SETS}/{set_id}"), 410, "support-set-expired")
+        assert sets.sweep() == 0
+    assert (folder / "fewshot.sqlite3").is_file()
+
+
+def _stored(client: TestClient, set_id: str) -> int:
+    """Images in the database itself."""
+    with client.app.state.store.database.read() as connection:
+        query = text("SELECT count(*) FROM examples WHERE set_id = :id")
+        return int(connection.execute(query, {"id": set_id}).scalar_one())
