@@ -12,7 +12,17 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from service import faults, openapi, tracing
-from service.api import health, inference, metrics, models, pages, predictions, support_sets
+from service.api import (
+    classifiers,
+    evaluations,
+    health,
+    inference,
+    metrics,
+    models,
+    pages,
+    predictions,
+    support_sets,
+)
 from service.api.allowance import Allowance
 from service.api.auth import Authentication
 from service.classifier import Classifier
@@ -100,7 +110,8 @@ def create_app(
     app.state.lifecycle = lifecycle
     app.state.metrics = counts
     app.state.inference = protocol
-    for noun in (pages, models, predictions, support_sets, inference, health, metrics):
+    nouns = (pages, models, predictions, support_sets, evaluations, classifiers, inference)
+    for noun in (*nouns, health, metrics):
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=pages.WEB), name="static")
     faults.install(app)

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models_zoo.cards import Card, InputSpec
 from service.archives import ArchiveLimits
 from service.engine.admission import Admission
 from service.engine.caches import feature_cache, state_cache
 from service.engine.engine import Engine
-from service.engine.episode import Answer, Episode, Floats
+from service.engine.episode import Answer, Episode, Floats, State
 from service.engine.events import Events
 from service.engine.models import Models
 from service.engine.runtime import Runtime
@@ -54,6 +55,22 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What a model learned from a stored support set.
+
+    rates     the learning rates of its steps; None for learners without them
+    state     `[1, ...]` each; where tasks were adapted together, of at least so many classes
+    features  `[N, ...]` of the examples; None unless asked for
+    """
+
+    card: Card
+    classes: list[str]
+    rates: tuple[float, ...] | None
+    state: State
+    features: Floats | None = None
+
+
+@dataclass(frozen=True)
 class _Task:
     """What was asked, checked: `labels` one per example, `rates` one per adaptation step."""
 
@@ -66,16 +83,17 @@ class _Task:
         return classes_of(self.labels)
 
     def episode(
-        self, support: Sequence[Picture], queries: Sequence[Picture], attention: bool
+        self, support: Sequence[Picture], queries: Sequence[Picture], attention: bool = False
     ) -> Episode:
-        spec, index = self.card.input, {label: i for i, label in enumerate(self.classes)}
-        none = np.zeros((0, spec.channels, spec.height, spec.width), np.uint8)
+        """Without `queries` a blank image is asked about, to learn the task alone."""
+        index = {label: i for i, label in enumerate(self.classes)}
+        none = blank(self.card, 0)
         return Episode(
             model=self.card.id,
             support=np.stack([picture.pixels for picture in support]) if support else none,
             labels=np.array([index[label] for label in self.labels], np.int64),
             way=len(index),
-            query=np.stack([picture.pixels for picture in queries]),
+            query=np.stack([p.pixels for p in queries]) if queries else blank(self.card, 1),
             inner_lr=self.rates,
             attention=attention,
         )
@@ -125,8 +143,10 @@ class Classifier:
         attention: bool = False,
         keep: bool = False,
         deadline: float | None = None,
+        remember: bool = False,
     ) -> Outcome:
-        """Check, decode and run one request; `keep` retains small copies of the images.
+        """Check, decode and run one request; `keep` retains small copies of the images, and
+        `remember` what was learned, in the outcome's answer.
 
         Cancelling drops what has not started, and so does `deadline`, a time of
         `time.perf_counter`. Raises the `Problem`s of `tasks`, `images` and `engine`. Servers call
@@ -140,7 +160,7 @@ class Classifier:
         seconds = time.perf_counter() - start
         self.events.request(task.card.id, start, {"decode": seconds})
         support, queries = pictures[: len(labels)], pictures[len(labels) :]
-        episode = task.episode(support, queries, attention)
+        episode = replace(task.episode(support, queries, attention), remember=remember)
         answer = await self.engine.submit(episode, deadline)
         return Outcome(task.card, task.classes, labels, support, queries, answer, seconds)
 
@@ -207,6 +227,35 @@ class Classifier:
         if (entry, stored.key, task.rates) in self.states:
             return queries
         return queries + sum((entry, digest) not in self.features for digest in stored.digests)
+
+    async def learn(
+        self,
+        model: str,
+        stored: StoredSupport,
+        steps: int | None = None,
+        inner_lr: float | None = None,
+        features: bool = False,
+        deadline: float | None = None,
+    ) -> Learned:
+        """Adapt to a registered support set, or recall having done so. Raises as
+        `classify_stored`."""
+        task = self._task(model, stored.labels, 1, steps, inner_lr)
+        entry = _entry_of(task.card)
+        state = self.states.get((entry, stored.key, task.rates))
+        known = self._known(entry, stored) if state is None or features else {}
+        count = len(stored.labels)
+        if state is not None and (not features or len(known) == count):
+            found = np.stack([known[i] for i in range(count)]) if features else None
+            return Learned(task.card, task.classes, task.rates, state, found)
+        missing = [i for i in range(count) if i not in known]
+        uploads = await self.off_loop(stored.load, missing) if missing else []
+        pictures = await self._decode(uploads, task.card, keep=False)
+        episode = replace(task.episode(pictures, []), known=known, remember=True)
+        answer = await self.engine.submit(episode, deadline)
+        await self.off_loop(self._remember, entry, stored, task, missing, answer)
+        assert answer.state is not None
+        found = answer.features if features else None
+        return Learned(task.card, task.classes, task.rates, answer.state, found)
 
     def _known(self, entry: str, stored: StoredSupport) -> dict[int, Floats]:
         """Features of those examples that were encoded before, by position."""
@@ -293,3 +342,9 @@ def _decode_all(
     uploads: Sequence[Upload], spec: InputSpec, limits: ImageLimits, side: int | None
 ) -> list[Picture]:
     return [decode(upload, spec, limits, side) for upload in uploads]
+
+
+def blank(card: Card, count: int) -> NDArray[np.uint8]:
+    """So many black images of the card's size."""
+    spec = card.input
+    return np.zeros((count, spec.channels, spec.height, spec.width), np.uint8)

@@ -57,7 +57,7 @@ def build(app: FastAPI, models: list[str]) -> Node:
         _mend_form(operation, schemas, models)
         _mend_faults(operation)
         for parameter in operation.get("parameters", []):
-            if parameter["name"] in ("model_id", "model_name") and models:
+            if parameter["name"] in ("model", "model_id", "model_name") and models:
                 parameter["example"] = models[0]
     for operation in _operations(document):
         _name_form(operation, schemas)

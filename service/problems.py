@@ -233,6 +233,10 @@ class IdempotencyMismatch(Problem):
     status, type, title = 422, "idempotency-mismatch", "The Idempotency-Key was used otherwise"
 
 
+class NothingToLeaveOut(Problem):
+    status, type, title = 422, "nothing-to-leave-out", "No class has two examples"
+
+
 class SetChanged(Problem):
     status, type, title = 409, "set-changed", "The support set was changed meanwhile"
 

@@ -17,6 +17,8 @@ PACKAGES = ("fewshot_client", "models_zoo", "service", "training")
 TORCH_RUNTIME = "service.engine.torch"
 #: A script that Alembic runs: it is no module to import.
 SCRIPT = "service.store.migrations.env"
+#: The one place in the service that may import the onnx package, on first use.
+ONNX_FILES = "service.standalone"
 #: Read by the service, hence free of PyTorch.
 SERVED = ("models_zoo", "models_zoo.cards", "models_zoo.preprocess")
 TORCH = ("torch", "torchvision")
@@ -125,7 +127,9 @@ def test_the_service_and_what_it_reads_name_no_torch() -> None:
 def test_the_whole_service_can_be_imported_where_torch_cannot() -> None:
     """What the rules above miss, such as an import by way of a third module."""
     modules = sorted(
-        m for m in MODULES if is_in(m, ("service",)) and not is_in(m, (TORCH_RUNTIME, SCRIPT))
+        m
+        for m in MODULES
+        if is_in(m, ("service",)) and not is_in(m, (TORCH_RUNTIME, ONNX_FILES, SCRIPT))
     )
     program = (
         "import sys, importlib\n"
@@ -138,6 +142,18 @@ def test_the_whole_service_can_be_imported_where_torch_cannot() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_only_one_module_of_the_service_imports_the_onnx_package() -> None:
+    """It takes a while to load, and serving does without: see the test above."""
+    wrong = [
+        f"{module} imports {name}"
+        for module in MODULES
+        if is_in(module, ("service", "fewshot", *SERVED)) and module != ONNX_FILES
+        for name in sorted(imports_of(module))
+        if is_in(name, ("onnx",))
+    ]
+    assert wrong == []
 
 
 def test_the_command_line_is_thin() -> None:

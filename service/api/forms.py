@@ -26,6 +26,13 @@ def require_multipart(request: Request) -> None:
         raise NotMultipart("send the fields and files as multipart/form-data")
 
 
+def form_or_nothing(request: Request) -> None:
+    """A dependency of routes that can do without a body. Raises `NotMultipart`."""
+    kind = request.headers.get("content-type", "multipart/form-data").lower()
+    if not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
+        raise NotMultipart("send the fields and files as multipart/form-data")
+
+
 Files = Annotated[list[UploadFile], BeforeValidator(_drop_blanks)]
 
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, Up
 
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
-from service.api.forms import Files, read, read_support, require_multipart
+from service.api.forms import Files, form_or_nothing, read, read_support, require_multipart
 from service.api.predictions import serialised
 from service.api.set_documents import (
     AddedExamples,
@@ -36,18 +36,17 @@ from service.api.set_requests import (
     once,
     read_metadata,
 )
+from service.api.set_use import use_set
 from service.classifier import Classifier, Outcome
 from service.images import ImageLimits, Upload, inspect
-from service.problems import NoSupport, NotMultipart, Problem, SetChanged
+from service.problems import NoSupport, Problem
 from service.schemas import AttentionMode, Predictions
 from service.store.records import Added, Created, ExampleRecord, NewExample, SetRecord
 from service.store.replays import Answer
+from service.stored import StoredSupport
 from service.tasks import Example
 
 router = APIRouter(prefix="/v1/support-sets", tags=["support sets"])
-
-#: A set that is edited again and again while it is asked is told so in the end.
-_TRIES = 3
 
 Images = Annotated[
     Files, File(default_factory=list, description="Labelled images, of any number of classes.")
@@ -102,19 +101,13 @@ The answer names the model's version and the set's revision that gave it.
 """
 
 
-def _form_or_nothing(request: Request) -> None:
-    kind = request.headers.get("content-type", "multipart/form-data").lower()
-    if not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
-        raise NotMultipart("send the fields and files as multipart/form-data")
-
-
 @router.post(
     "",
     status_code=201,
     summary="Make a support set",
     description=CREATE,
     response_model=AddedExamples,
-    dependencies=[Depends(_form_or_nothing)],
+    dependencies=[Depends(form_or_nothing)],
     responses=problems(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
 )
 async def create_support_set(
@@ -371,22 +364,16 @@ async def predict_support_set(
     queries = await read("query_images", query_images)
     wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
 
-    async def answered() -> Outcome:
-        for left in reversed(range(_TRIES)):
-            stored = await store.run(store.sets.stored, caller.id, set_id)
-            images = classifier.images_to_run(model, stored, len(queries), steps, inner_lr)
-            async with classifier.admission.admit(images, timeout) as deadline:
-                try:
-                    return await classifier.classify_stored(
-                        model, stored, queries, steps, inner_lr, wanted, keep, deadline
-                    )
-                except SetChanged:  # an example went while it was asked: ask as it is now
-                    if not left:
-                        raise
-        raise AssertionError("unreachable")
+    def images(stored: StoredSupport) -> int:
+        return classifier.images_to_run(model, stored, len(queries), steps, inner_lr)
+
+    async def ask(stored: StoredSupport, deadline: float) -> Outcome:
+        return await classifier.classify_stored(
+            model, stored, queries, steps, inner_lr, wanted, keep, deadline
+        )
 
     async def work() -> bytes:
-        outcome = await answered()
+        outcome = await use_set(classifier, store, caller, set_id, timeout, images, ask)
         return await classifier.off_loop(serialised, outcome, attention, top_k, classifier.settings)
 
     return Response(await unless_gone(request, work()), media_type="application/json")

@@ -19,10 +19,11 @@ class Episode:
 
     support   uint8 `[M, C, H, W]`, the examples whose features are not in `known`, in order
     labels    int64 `[N]`, 0..way-1, of all examples
-    query     uint8 `[Q, C, H, W]`
+    query     uint8 `[Q, C, H, W]`; empty where `asked` is given
     inner_lr  one learning rate per adaptation step; None for learners without them
     attention whether attention is wanted
     known     features of examples by their position, `[...]` each; M + len(known) = N
+    asked     float32 `[Q, ...]`, the features of queries that were encoded before
     state     what was learned from the support set before, `[1, ...]` each; then M = 0
     remember  whether the answer shall carry what was learned, for a cache
     """
@@ -35,6 +36,7 @@ class Episode:
     inner_lr: tuple[float, ...] | None = None
     attention: bool = False
     known: Mapping[int, Floats] = field(default_factory=dict)
+    asked: Floats | None = None
     state: State | None = None
     remember: bool = False
 
@@ -134,7 +136,10 @@ def check(episode: Episode) -> None:
     """Raises `ValueError` where an episode's parts do not fit together."""
     count = len(episode.labels)
     given = len(episode.support) + len(episode.known)
-    if episode.labels.ndim != 1 or not count or not len(episode.query):
+    if episode.asked is not None and len(episode.query):
+        raise ValueError("queries come as images or as features, not as both")
+    queries = len(episode.query) if episode.asked is None else len(episode.asked)
+    if episode.labels.ndim != 1 or not count or not queries:
         raise ValueError("an episode without examples or queries")
     if given != (0 if episode.state is not None else count):
         raise ValueError(f"{count} labels but {given} examples")

@@ -46,8 +46,8 @@ class Gathering:
     """Jobs by model, each model's in order of arrival. Not safe in threads: its lane locks.
 
     Models take turns, a batch each, so that none starves another. A batch holds at most `images`
-    images, counted as those to encode, and always one job; with 0 it holds one job alone, and with
-    None as many as suit the model's device.
+    images, counted as those to encode but one at least for each job, and always one job; with 0 it
+    holds one job alone, and with None as many as suit the model's device.
     """
 
     def __init__(self, images: int | None, events: Events) -> None:
@@ -77,11 +77,11 @@ class Gathering:
             del self._waiting[runtime]
             batch: list[Job] = []
             room = self._room(runtime)
-            while jobs and (not batch or jobs[0].episode.images <= room):
+            while jobs and (not batch or _weight(jobs[0]) <= room):
                 job = jobs.popleft()
                 if job.claim(self._events):
                     batch.append(job)
-                    room -= job.episode.images
+                    room -= _weight(job)
             if jobs:
                 self._waiting[runtime] = jobs  # at the end of the round
             if batch:
@@ -98,3 +98,7 @@ class Gathering:
         jobs = [job for jobs in self._waiting.values() for job in jobs]
         self._waiting.clear()
         return jobs
+
+
+def _weight(job: Job) -> int:
+    return max(1, job.episode.images)

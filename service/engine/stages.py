@@ -49,13 +49,16 @@ def answers(
 def _encode(runtime: Runtime, episodes: Sequence[Episode]) -> list[Encoded]:
     """All images of all episodes go through the encoder at once."""
     images = [part for e in episodes for part in (e.support, e.query) if len(part)]
-    features = runtime.encode(images[0] if len(images) == 1 else np.concatenate(images))
+    features = np.zeros(0, np.float32)
+    if images:
+        features = runtime.encode(images[0] if len(images) == 1 else np.concatenate(images))
     encoded, start = [], 0
     for episode in episodes:
         middle = start + len(episode.support)
         end = middle + len(episode.query)
         support = _support(episode, features[start:middle])
-        encoded.append(Encoded(episode, support, features[middle:end]))
+        query = features[middle:end] if episode.asked is None else episode.asked
+        encoded.append(Encoded(episode, support, query))
         start = end
     return encoded
 

@@ -1,0 +1,42 @@
+"""Work on a support set as it is now, under a permit and until a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from service.api.auth import Caller
+from service.classifier import Classifier
+from service.problems import SetChanged
+from service.store.store import Store
+from service.stored import StoredSupport
+
+T = TypeVar("T")
+
+#: A set that is edited again and again while it is asked is told so in the end.
+_TRIES = 3
+
+
+async def use_set(
+    classifier: Classifier,
+    store: Store,
+    caller: Caller,
+    set_id: str,
+    timeout: float,
+    images: Callable[[StoredSupport], int],
+    work: Callable[[StoredSupport, float], Awaitable[T]],
+) -> T:
+    """`work` gets the set and the deadline; `images` is what it counts for in the queue.
+
+    Begun again where an example was deleted meanwhile. Raises what `work` does, `Overloaded`,
+    `DeadlineExceeded`, and the problems of the store.
+    """
+    for left in reversed(range(_TRIES)):
+        stored = await store.run(store.sets.stored, caller.id, set_id)
+        async with classifier.admission.admit(images(stored), timeout) as deadline:
+            try:
+                return await work(stored, deadline)
+            except SetChanged:
+                if not left:
+                    raise
+    raise AssertionError("unreachable")

@@ -1,0 +1,221 @@
+"""A task taken away as one ONNX file answers as the service does, with ONNX Runtime alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from models_zoo.cards import ENTRIES, list_cards
+from models_zoo.preprocess import to_pixels
+from service.app import create_app
+from service.settings import Settings
+from tests.service.asking import SETS, ask_set, assert_problem, encoded, make_set, noise, task
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+SHIPPED = list_cards()
+
+#: Isolated, in an empty folder: nothing of this project can be imported.
+BARE = """
+import json, sys
+import numpy as np
+import onnxruntime as ort
+session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+[images], [probabilities] = session.get_inputs(), session.get_outputs()
+found = session.run(None, {"images": np.load(sys.argv[2])})[0]
+np.save(sys.argv[3], found)
+print(json.dumps({
+    "input": [images.name, images.type, images.shape],
+    "output": [probabilities.name, probabilities.type, probabilities.shape],
+    "metadata": session.get_modelmeta().custom_metadata_map,
+    "modules": sorted(m for m in sys.modules if m.partition(".")[0] in ("service", "models_zoo")),
+}))
+"""
+
+
+def bare(folder: Path, file: bytes, images: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
+    """Run the file where there is nothing but ONNX Runtime and numpy."""
+    (folder / "classifier.onnx").write_bytes(file)
+    np.save(folder / "images.npy", images)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", BARE, "classifier.onnx", "images.npy", "found.npy"],
+        cwd=folder,
+        env={"PATH": os.environ.get("PATH", "")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return np.load(folder / "found.npy"), json.loads(done.stdout)
+
+
+def drawings() -> list[Image.Image]:
+    """The sample queries, and between each two of them some that are half the one, half the other:
+    a model is not sure of all."""
+    pure = [Image.open(path).convert("L") for path in sorted((SAMPLES / "queries").glob("*.png"))]
+    blends = [
+        Image.blend(one, other, part)
+        for one, other in combinations(pure, 2)
+        for part in (0.3, 0.5, 0.7)
+    ]
+    return [*pure, *blends]
+
+
+def answered(client: TestClient, set_id: str, queries: list[bytes], **fields: object) -> np.ndarray:
+    """The service's probabilities `[Q, way]`, in the order of the classes."""
+    document = ask_set(client, set_id, queries, **fields).json()
+    assert "predictions" in document, document
+    rows = [
+        {p["label"]: p["probability"] for p in q["probabilities"]} for q in document["predictions"]
+    ]
+    return np.array([[row[label] for label in document["classes"]] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(zoo=ENTRIES, device="cpu", threads=2))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def sample_set(shipped: TestClient) -> str:
+    made = make_set(shipped, archive=(SAMPLES / "support.zip").read_bytes())
+    set_id: str = made.json()["support_set"]["id"]
+    return set_id
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_a_shipped_models_file_answers_alone_as_the_service(
+    shipped: TestClient, sample_set: str, model: str, tmp_path: Path
+) -> None:
+    card = SHIPPED[model]
+    spec = card.input
+    pictures = drawings()
+    pixels = np.stack([to_pixels(picture, spec) for picture in pictures])
+    response = shipped.get(f"{SETS}/{sample_set}/classifier.onnx", params={"model": model})
+    assert response.status_code == 200, response.text
+
+    found, told = bare(tmp_path, response.content, pixels)
+    wanted = answered(shipped, sample_set, [encoded(picture) for picture in pictures], model=model)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    assert np.ptp(wanted, axis=0).min() > 0.01  # images that it tells apart
+
+    assert told["modules"] == []
+    size = [spec.channels, spec.height, spec.width]
+    assert told["input"] == ["images", "tensor(uint8)", ["N", *size]]
+    assert told["output"] == ["probabilities", "tensor(float)", ["N", 3]]
+    metadata = told["metadata"]
+    assert isinstance(metadata, dict)
+    assert json.loads(metadata["labels"]) == ["cross", "hook", "loop"]
+    assert metadata["model"] == f"{model}@{card.version}"
+    assert metadata["support_set"] == f"{sample_set}@1"
+    assert metadata["license"] == card.license
+    assert json.loads(metadata["preprocessing"]).items() >= spec.model_dump(mode="json").items()
+    rates = json.loads(metadata.get("inner_lr", "null"))
+    assert rates == (card.adaptation and list(card.adaptation.rates))
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_the_file_holds_what_it_needs_and_no_more(
+    shipped: TestClient, sample_set: str, model: str
+) -> None:
+    file = shipped.get(f"{SETS}/{sample_set}/classifier.onnx", params={"model": model}).content
+    graph = onnx.load_model_from_string(file).graph
+    onnx.checker.check_model(file, full_check=True)
+    assert [value.name for value in graph.input] == ["images"]
+    assert [value.name for value in graph.output] == ["probabilities"]
+    used = {name for node in graph.node for name in node.input} | {"probabilities"}
+    for node in graph.node:
+        assert used.intersection(node.output), f"{node.name} is for nothing"
+        assert not node.doc_string and not node.metadata_props
+    assert {tensor.name for tensor in graph.initializer} <= used
+    assert not any(tensor.external_data for tensor in graph.initializer)
+    assert "attention" not in " ".join(used)
+    for trace in (b".py", b"site-packages", b"stack_trace", b"/home/", b"/tmp/", b"Traceback"):
+        assert trace not in file
+    weights = sum(SHIPPED[model].files[n].bytes for n in SHIPPED[model].files if n.endswith("x"))
+    assert len(file) < 2 * weights
+
+
+@pytest.mark.parametrize("model", ["mean", "attentive", "descent"])
+def test_the_file_of_other_graphs_and_labels(
+    client: TestClient, model: str, tmp_path: Path
+) -> None:
+    """Classes of different shots, labels of any script, steps of one's own."""
+    support = [("日本", noise(1)), ("b", noise(2)), ("日本", noise(3)), ("c'\"", noise(4))]
+    set_id = make_set(client, [(label, encoded(image)) for label, image in support]).json()[
+        "support_set"
+    ]["id"]
+    own = {"steps": 2, "inner_lr": 0.25} if model == "descent" else {}
+    response = client.get(f"{SETS}/{set_id}/classifier.onnx", params={"model": model, **own})
+    raw = np.stack([noise(90), noise(91)])
+    pixels = {"mean": 255 - raw[:, None], "descent": raw[:, None]}.get(
+        model, np.repeat(raw[:, None], 3, axis=1)
+    )
+    found, told = bare(tmp_path, response.content, pixels)
+    queries = [encoded(image) for image in raw]
+    wanted = answered(client, set_id, queries, model=model, **own)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    metadata = told["metadata"]
+    assert isinstance(metadata, dict)
+    assert json.loads(metadata["labels"]) == ["日本", "b", "c'\""]
+    if own:
+        assert json.loads(metadata["inner_lr"]) == [0.25, 0.25]
+
+
+def test_headers_and_the_etag(client: TestClient) -> None:
+    made = make_set(client, task(), name='x"\r\nSet-Cookie: a=b; filename="../../etc/passwd')
+    assert_problem(made, 422, "invalid-request")
+    set_id = make_set(client, task(), name='"../../x.exe').json()["support_set"]["id"]
+    url = f"{SETS}/{set_id}/classifier.onnx"
+    first = client.get(url, params={"model": "mean"})
+    assert first.headers["content-disposition"] == (f'attachment; filename="mean-{set_id}-1.onnx"')
+    assert first.headers["content-type"] == "application/octet-stream"
+    assert first.headers["x-content-type-options"] == "nosniff"
+    tag = first.headers["etag"]
+    assert client.get(url, params={"model": "mean"}).content == first.content
+
+    def again(**params: object) -> int:
+        given = {"If-None-Match": f'"other", {tag}'}
+        response = client.get(url, params=params, headers=given)
+        assert response.status_code != 304 or not response.content
+        return response.status_code
+
+    assert again(model="mean") == 304
+    assert again(model="descent") == 200
+    one = client.get(url, params={"model": "descent", "steps": 1}).headers["etag"]
+    assert one != client.get(url, params={"model": "descent", "steps": 2}).headers["etag"]
+    files = [("images", ("n.png", encoded(noise(77))))]
+    added = client.post(f"{SETS}/{set_id}/examples", data={"labels": "a"}, files=files)
+    assert added.status_code == 201
+    assert again(model="mean") == 200  # of another revision
+
+
+def test_what_cannot_be_taken_away_is_told(client: TestClient) -> None:
+    set_id = make_set(client, task()).json()["support_set"]["id"]
+    url = f"{SETS}/{set_id}/classifier.onnx"
+    assert_problem(client.get(url), 422, "invalid-request")
+    assert_problem(client.get(url, params={"model": "none"}), 404, "unknown-model")
+    asked = {"model": "mean", "steps": 1}
+    assert_problem(client.get(url, params=asked), 422, "no-adaptation")
+    asked = {"model": "descent", "steps": 9999}
+    assert_problem(client.get(url, params=asked), 422, "adaptation-range")
+    asked = {"model": "descent", "steps": 50, "inner_lr": 1e6}
+    assert_problem(client.get(url, params=asked), 422, "adaptation-diverged")
+    missing = f"{SETS}/set_{'0' * 24}/classifier.onnx"
+    assert_problem(client.get(missing, params={"model": "mean"}), 404, "unknown-support-set")
+    empty = make_set(client).json()["support_set"]["id"]
+    asked = {"model": "mean"}
+    assert_problem(client.get(f"{SETS}/{empty}/classifier.onnx", params=asked), 422, "no-support")
+    single = make_set(client, task("a")).json()["support_set"]["id"]
+    assert_problem(client.get(f"{SETS}/{single}/classifier.onnx", params=asked), 422, "one-class")
