@@ -209,6 +209,10 @@ class UnknownExample(Problem):
     status, type, title = 404, "unknown-example", "No such example"
 
 
+class UnknownLabel(Problem):
+    status, type, title = 422, "unknown-label", "The support set has no such class"
+
+
 class SetExpired(Problem):
     status, type, title = 410, "support-set-expired", "The support set was not used for too long"
 

@@ -1,4 +1,4 @@
-"""The landing page and Swagger UI, from files of this package: no outside address is needed."""
+"""The page and Swagger UI, from files of this package: no outside address is needed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ LINKS = {
     "openapi": "/openapi.json",
     "models": "/v1/models",
     "predictions": "/v1/predictions",
+    "support_sets": "/v1/support-sets",
     "limits": "/v1/limits",
     "live": "/livez",
     "ready": "/readyz",
@@ -23,7 +24,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
-async def landing(request: Request) -> Response:
+async def page(request: Request) -> Response:
     """The page for people; links for programs that ask for JSON."""
     accept = request.headers.get("accept", "")
     vary = {"Vary": "Accept"}

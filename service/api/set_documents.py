@@ -143,6 +143,12 @@ class SupportSetPatch(BaseModel):
     name: str = ""
     metadata: dict[str, Any] = {}
     ttl: int | None = Field(None, ge=1, description="Seconds; null: for ever.")
+    labels: dict[str, str] = Field(
+        {},
+        description="Renames classes: present label to new one, all at once. Under a label that "
+        "another class bears, the two become one.",
+        examples=[{"hok": "hook"}],
+    )
 
 
 def _time(seconds: float) -> datetime:

@@ -44,7 +44,7 @@ from service.schemas import AttentionMode, Predictions
 from service.store.records import Added, Created, ExampleRecord, NewExample, SetRecord
 from service.store.replays import Answer
 from service.stored import StoredSupport
-from service.tasks import Example
+from service.tasks import Example, clean_label
 
 router = APIRouter(prefix="/v1/support-sets", tags=["support sets"])
 
@@ -176,26 +176,32 @@ async def get_support_set(
 
 @router.patch(
     "/{set_id}",
-    summary="Change the name, the metadata or the ttl",
+    summary="Change the name, the metadata or the ttl, or rename classes",
     responses=problems(400, 401, 403, 404, 410, 412, 422, 503),
 )
 async def patch_support_set(
     set_id: str,
     patch: SupportSetPatch,
     caller: Writer,
+    classifier: ClassifierDep,
     store: StoreDep,
     if_match: IfMatch,
     response: Response,
 ) -> SupportSetDetail:
     """What is left out stays; `metadata` is replaced as a whole; `ttl: null` keeps it for ever."""
     changes = patch.model_dump(exclude_unset=True)
+    longest = classifier.settings.max_label_length
     if "name" in changes:
         changes["name"] = clean_set_name(changes["name"])
     if "metadata" in changes:
         changes["metadata"] = check_metadata(changes["metadata"])
     if "ttl" in changes:
         changes["ttl"] = clean_ttl(changes["ttl"])
-    record, classes = await store.run(store.sets.patch, caller.id, set_id, changes, if_match)
+    labels = changes.pop("labels", {})
+    labels = {old: clean_label(labels[old], i, longest) for i, old in enumerate(labels)}
+    record, classes = await store.run(
+        store.sets.patch, caller.id, set_id, changes, labels, if_match
+    )
     response.headers["ETag"] = _etag(record)
     return SupportSetDetail.with_classes(record, classes)
 

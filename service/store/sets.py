@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, case, delete, exists, func, insert, select, update
 
 from service.images import Upload
 from service.problems import (
@@ -29,6 +29,7 @@ from service.problems import (
     StoreUnavailable,
     TooManySets,
     UnknownExample,
+    UnknownLabel,
     UnknownSet,
 )
 from service.store import replays
@@ -141,14 +142,21 @@ class SupportSets:
             return [_set(row) for row in connection.execute(query.order_by(*order).limit(limit))]
 
     def patch(
-        self, owner: str, set_id: str, changes: Mapping[str, Any], revisions: Revisions = None
+        self,
+        owner: str,
+        set_id: str,
+        changes: Mapping[str, Any],
+        labels: Mapping[str, str],
+        revisions: Revisions = None,
     ) -> tuple[SetRecord, list[tuple[str, int]]]:
-        """Change `name`, `metadata` or `ttl`. Raises `RevisionMismatch` and as `get`."""
+        """Change `name`, `metadata` or `ttl`, and rename `labels` (old to new). Raises
+        `RevisionMismatch`, `UnknownLabel` and as `get`."""
         with self._database.write() as connection:
             row = self._row(connection, owner, set_id, revisions, lock=True)
             now, values = self.clock(), dict(changes)
             if "metadata" in values:
                 values["metadata"] = json.dumps(values["metadata"])
+            _rename(connection, set_id, labels)
             ttl = values.get("ttl", row.ttl)
             self._bump(connection, row, now, **values, expires_at=_expiry(now, ttl))
             return _set(self._row(connection, owner, set_id)), _classes(connection, set_id)
@@ -427,6 +435,19 @@ def _classes(connection: Connection, set_id: str) -> list[tuple[str, int]]:
         .order_by(func.min(examples.c.position))
     )
     return [(label, count) for label, count in connection.execute(query)]
+
+
+def _rename(connection: Connection, set_id: str, labels: Mapping[str, str]) -> None:
+    """In one statement, so that labels can be exchanged. Raises `UnknownLabel`."""
+    known = {label for label, _ in _classes(connection, set_id)}
+    if unknown := [label for label in labels if label not in known]:
+        raise UnknownLabel(f"the support set has no class {unknown[0]!r}")
+    if labels:
+        connection.execute(
+            update(examples)
+            .where(examples.c.set_id == set_id, examples.c.label.in_(labels))
+            .values(label=case(labels, value=examples.c.label, else_=examples.c.label))
+        )
 
 
 def _set(row: Row[Any]) -> SetRecord:

@@ -14,7 +14,7 @@ from tests.service.asking import ask, encoded, noise, task
 OUTSIDE = re.compile(r"""(?:src|href|url)\s*[=(:]\s*["']?(?:https?:)?//""")
 
 
-def test_the_landing_page_is_html_for_people_and_links_for_programs(client: TestClient) -> None:
+def test_the_page_is_html_for_people_and_links_for_programs(client: TestClient) -> None:
     page = client.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert page.headers["content-type"].startswith("text/html")
     assert "Few-shot" in page.text
@@ -36,8 +36,9 @@ def test_pages_load_only_what_the_service_itself_gives(client: TestClient, path:
 
 
 def test_our_own_scripts_and_styles_name_no_outside_address() -> None:
-    ours = [path for path in WEB.glob("*.*") if path.suffix in (".js", ".css", ".html")]
-    assert len(ours) >= 5
+    found = [*WEB.glob("*.*"), *WEB.glob("app/*.*")]
+    ours = [path for path in found if path.suffix in (".js", ".css", ".html")]
+    assert len(ours) >= 20
     for path in ours:
         assert not OUTSIDE.search(path.read_text("utf-8")), path
 
@@ -146,3 +147,30 @@ def test_limits_and_cards_are_answered(client: TestClient) -> None:
     assert set(cards) == {"attentive", "descent", "mean"}
     assert client.get("/v1/models/descent").json() == cards["descent"]
     assert cards["descent"]["adaptation"]["max_steps"] == 50
+
+
+# The page's own files
+
+
+def test_every_module_that_is_imported_is_there_and_served(client: TestClient) -> None:
+    modules = {path.name: path.read_text("utf-8") for path in (WEB / "app").glob("*.js")}
+    imported = {
+        name for text in modules.values() for name in re.findall(r'from "\./([\w.-]+)"', text)
+    }
+    assert imported | {"main.js"} == set(modules)
+    for name in modules:
+        answer = client.get(f"/static/app/{name}")
+        assert answer.headers["content-type"].startswith("text/javascript")
+
+
+def test_the_sample_task_is_the_projects_own() -> None:
+    samples = Path(__file__).parents[2] / "samples"
+    page = {path.name: path.read_bytes() for path in (WEB / "sample").iterdir()}
+    drawn = [samples / "support.zip", *(samples / "queries").glob("*.png")]
+    assert page == {path.name: path.read_bytes() for path in drawn}
+
+
+def test_cameras_are_for_the_page_alone(client: TestClient) -> None:
+    policy = client.get("/").headers["permissions-policy"]
+    assert "camera=(self)" in policy
+    assert "microphone=()" in policy

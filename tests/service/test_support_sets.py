@@ -250,6 +250,32 @@ def test_patching_changes_what_is_sent_and_keeps_the_rest(client: TestClient) ->
     assert client.get(path).json() == found
 
 
+def test_classes_are_renamed_all_at_once(client: TestClient) -> None:
+    set_id = made(client, task("abc", 1))
+    path = f"{SETS}/{set_id}"
+    before = client.get(f"{path}/examples").json()["examples"]
+    probabilities = ask_set(client, set_id, QUERIES).json()["predictions"][0]["probabilities"]
+    found = client.patch(path, json={"labels": {"a": "b", "b": " a "}, "name": "exchanged"}).json()
+    assert [one["label"] for one in found["classes"]] == ["b", "a", "c"]
+    assert (found["revision"], found["name"]) == (2, "exchanged")
+    after = client.get(f"{path}/examples").json()["examples"]
+    assert [one["label"] for one in after] == ["b", "a", "c"]
+    assert [one["id"] for one in after] == [one["id"] for one in before]
+    now = ask_set(client, set_id, QUERIES).json()["predictions"][0]["probabilities"]
+    exchanged = {"a": "b", "b": "a", "c": "c"}
+    assert {exchanged[one["label"]]: one["probability"] for one in probabilities} == {
+        one["label"]: one["probability"] for one in now
+    }
+    assert [one["label"] for one in client.patch(path, json={"labels": {"c": "a"}}).json()[
+        "classes"
+    ]] == ["b", "a"]  # fmt: skip
+    for wrong, kind in (({"x": "y", "a": "z"}, "unknown-label"), ({"a": " "}, "invalid-label")):
+        assert_problem(client.patch(path, json={"labels": wrong}), 422, kind)
+    found = client.get(path).json()
+    assert [(one["label"], one["examples"]) for one in found["classes"]] == [("b", 1), ("a", 2)]
+    assert found["revision"] == 3
+
+
 def test_deleting_leaves_nothing(client: TestClient) -> None:
     set_id = made(client)
     example = client.get(f"{SETS}/{set_id}/examples").json()["examples"][0]["id"]

@@ -75,15 +75,6 @@ def shot(page: Any, name: str, at: Any = None) -> None:
         page.screenshot(path=f"{SHOTS}/{name}-{page.scheme}.png")
 
 
-def test_the_landing_page_lists_the_models(page: Any, base: str) -> None:
-    page.goto(base)
-    page.wait_for_selector("#models a")
-    assert page.locator("#models tr").count() >= 1
-    assert base in page.locator("#curl").inner_text()
-    assert "model=MODEL" not in page.locator("#curl").inner_text()
-    shot(page, "landing")
-
-
 def test_a_task_can_be_sent_from_swagger_ui(page: Any, base: str) -> None:
     page.goto(f"{base}/docs")
     operation = page.locator("#operations-predictions-predict")

@@ -1,0 +1,170 @@
+// The service's REST API. Every address is relative to the page's own.
+
+const BASE = new URL("./", document.location.href.split("#")[0]);
+const KEY = "fewshot-key";
+const TRIES = 4;
+
+/** A problem document (RFC 9457), or the like of one made from an answer that is none. */
+export class Problem extends Error {
+  constructor(document) {
+    super(document.detail || document.title);
+    this.document = document;
+    this.status = document.status;
+    this.type = (document.type ?? "").replace(/^urn:fewshot:problem:/, "");
+    this.title = document.title;
+  }
+}
+
+/** The service does not answer at all. */
+export class Gone extends Error {
+  constructor() {
+    super("The service does not answer");
+  }
+}
+
+/** Set by the page: asks the person for an API key; true once one was given. */
+export const hooks = { askForKey: async () => false, gone: () => {}, back: () => {} };
+
+export const address = (path) => new URL(path, BASE).href;
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+export const keepKey = (key) => sessionStorage.setItem(KEY, key);
+
+/** A name for one thing to do, so that trying again does not do it twice. */
+export function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+export function form(fields) {
+  const data = new FormData();
+  for (const [name, value] of fields) {
+    if (value instanceof Blob) data.append(name, value, value.name ?? "image.png");
+    else data.append(name, value);
+  }
+  return data;
+}
+
+/** A request; its JSON, or its blob where `as` says so. Raises `Problem` and `Gone`. */
+export async function call(method, path, { body, headers = {}, as = "json", signal } = {}) {
+  const sent = { ...headers };
+  if (body && !(body instanceof FormData)) {
+    sent["Content-Type"] = "application/json";
+    body = JSON.stringify(body);
+  }
+  return again(async () => {
+    let answer;
+    try {
+      answer = await fetch(address(path), { method, body, headers: withKey(sent), signal });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      hooks.gone();
+      throw new Gone();
+    }
+    hooks.back();
+    if (!answer.ok) throw await problemOf(answer.status, answer.headers, await answer.text());
+    if (answer.status === 204) return null;
+    return as === "blob" ? answer.blob() : answer.json();
+  });
+}
+
+/** A POST of a form that reports its progress: `progress(sentBytes, allBytes)`. */
+export function upload(path, body, headers, progress) {
+  return again(() => new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", address(path));
+    for (const [name, value] of Object.entries(withKey(headers))) {
+      request.setRequestHeader(name, value);
+    }
+    request.upload.onprogress = (event) => progress(event.loaded, event.total);
+    request.onerror = () => { hooks.gone(); reject(new Gone()); };
+    request.onload = async () => {
+      hooks.back();
+      if (request.status < 300) resolve(JSON.parse(request.responseText));
+      else {
+        const found = { get: (name) => request.getResponseHeader(name) };
+        reject(await problemOf(request.status, found, request.responseText));
+      }
+    };
+    request.send(body);
+  }));
+}
+
+/** Once more where the key was missing, and later where the service is busy and says when. */
+async function again(work) {
+  for (let left = TRIES; ; left -= 1) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!(error instanceof Problem) || left <= 1) throw error;
+      if (error.status === 401) {
+        if (!(await hooks.askForKey(hasKey()))) throw error;
+      } else if (error.retryAfter !== null && [429, 503].includes(error.status)) {
+        await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(error.retryAfter, 10)));
+      } else throw error;
+    }
+  }
+}
+
+function withKey(headers) {
+  const key = sessionStorage.getItem(KEY);
+  return key === null ? headers : { ...headers, Authorization: `Bearer ${key}` };
+}
+
+async function problemOf(status, headers, text) {
+  let document = { status, title: `The service answered ${status}`, detail: "" };
+  try {
+    const given = JSON.parse(text);
+    if (given && typeof given.title === "string") document = given;
+  } catch { /* a proxy's page, or nothing: the status must do */ }
+  const problem = new Problem(document);
+  const seconds = Number(headers.get("Retry-After") ?? NaN);
+  problem.retryAfter = Number.isFinite(seconds) ? Math.max(seconds, 0.2) : null;
+  return problem;
+}
+
+// What the page asks for
+
+export const models = async () => (await call("GET", "v1/models")).models;
+export const limits = () => call("GET", "v1/limits");
+export const alive = () => call("GET", "readyz");
+
+const set = (id, rest = "") => `v1/support-sets/${encodeURIComponent(id)}${rest}`;
+
+export const getSet = (id) => call("GET", set(id));
+export const patchSet = (id, body) => call("PATCH", set(id), { body });
+export const deleteExample = (id, example) =>
+  call("DELETE", set(id, `/examples/${encodeURIComponent(example)}`));
+export const exampleImage = (id, example) =>
+  call("GET", set(id, `/examples/${encodeURIComponent(example)}/image`), { as: "blob" });
+
+export const createSet = (fields, key, progress = () => {}) =>
+  upload("v1/support-sets", form(fields), { "Idempotency-Key": key }, progress);
+export const addExamples = (id, fields, key, progress) =>
+  upload(set(id, "/examples"), form(fields), { "Idempotency-Key": key }, progress);
+
+export async function examples(id) {
+  const found = [];
+  let cursor = "";
+  do {
+    const page = await call("GET", set(id, `/examples?limit=100${cursor}`));
+    found.push(...page.examples);
+    cursor = page.next_cursor ? `&cursor=${encodeURIComponent(page.next_cursor)}` : "";
+  } while (cursor);
+  return found;
+}
+
+/** Ask the set; `maps` also asks for attention. */
+export const predict = (id, model, image, maps, signal) =>
+  call("POST", set(id, "/predictions"), {
+    body: form([["model", model], ["attention", maps ? "maps" : "none"], ["query_images", image]]),
+    signal,
+  });
+
+export const classifier = (id, model) =>
+  call("GET", set(id, `/classifier.onnx?model=${encodeURIComponent(model)}`), { as: "blob" });
+/** Leave-one-out of these models; gradient steps for each example take their time. */
+export const evaluate = (id, models, seconds) =>
+  call("POST", set(id, "/evaluations"), {
+    body: form(models.map((model) => ["models", model])),
+    headers: { "X-Request-Timeout": String(seconds) },
+  });

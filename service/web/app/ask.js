@@ -1,0 +1,101 @@
+// Asking: the newest query of the chosen entries, one question at a time.
+
+import * as api from "./api.js";
+import { changed, state, taught } from "./state.js";
+
+let asking = false;
+let stale = false;
+/** What the answers on the screen are of. */
+let answered = "";
+
+/** Ask if anything that the answer hangs on has changed since. While one question is under way,
+ * only the newest of what comes meanwhile is asked after it. */
+export async function ask() {
+  stale = true;
+  if (asking) return;
+  asking = true;
+  try {
+    while (stale) {
+      stale = false;
+      await once();
+    }
+  } finally {
+    asking = false;
+  }
+}
+
+const models = () => [state.model, state.other].filter(Boolean);
+
+export const ready = () => Boolean(state.set) && taught().length >= 2;
+
+async function once() {
+  const { query, set } = state;
+  if (!state.online) return; // asked again when the service is back
+  if (!query || !ready() || !models().length) {
+    if (Object.keys(state.answers).length) {
+      state.answers = {};
+      changed();
+    }
+    answered = "";
+    return;
+  }
+  const what = [query.url, set.id, set.revision, ...models()].join(" ");
+  if (what === answered) return;
+  try {
+    const found = await Promise.all(models().map((model) => askOne(model, query)));
+    if (state.set?.id !== set.id) return;
+    state.answers = Object.fromEntries(found);
+    answered = what;
+  } catch (error) {
+    if (!(error instanceof api.Gone)) throw error;
+    answered = ""; // once it is back
+  }
+  changed();
+}
+
+async function askOne(model, query) {
+  const start = performance.now();
+  const file = new File([query.blob], query.name, { type: query.blob.type });
+  try {
+    const answer = await predict(model, file);
+    const ms = performance.now() - start;
+    const { encode, adapt, predict: head } = answer.timing_ms;
+    state.speed[model] = encode + adapt + head;
+    return [model, { ...answer.predictions[0], ref: answer.support_set_ref, query, ms,
+      labels: state.examples.map((one) => one.id) }];
+  } catch (error) {
+    if (!(error instanceof api.Problem)) throw error;
+    return [model, { problem: error, query }];
+  }
+}
+
+/** With attention, or without where there is more of it than an answer may hold. */
+async function predict(model, file) {
+  try {
+    return await api.predict(state.set.id, model, file, true);
+  } catch (error) {
+    if (!(error instanceof api.Problem) || error.type !== "answer-too-large") throw error;
+    return api.predict(state.set.id, model, file, false);
+  }
+}
+
+let queries = 0;
+
+/** Show an image as the query and ask about it. `live`: one of a stream. */
+export async function setQuery(blob, name, live = false) {
+  const mine = queries += 1;
+  const bitmap = await createImageBitmap(blob).catch(() => null);
+  if (mine < queries && !live) return;
+  const old = state.query;
+  state.query = { blob, name, live, bitmap, url: URL.createObjectURL(blob) };
+  if (old) setTimeout(() => URL.revokeObjectURL(old.url), 1000);
+  changed();
+  await ask();
+}
+
+export function clearQuery() {
+  queries += 1;
+  state.query = null;
+  state.answers = {};
+  changed();
+}

@@ -1,0 +1,163 @@
+// The page: parts put together.
+
+import * as address from "./address.js";
+import * as api from "./api.js";
+import { ask, clearQuery } from "./ask.js";
+import * as choose from "./choose.js";
+import { $, announce } from "./dom.js";
+import { icon } from "./icons.js";
+import * as measure from "./measure.js";
+import * as query from "./query.js";
+import * as sample from "./sample.js";
+import * as sets from "./sets.js";
+import { fromPaste } from "./sources.js";
+import { changed, state, subscribe } from "./state.js";
+import * as take from "./take.js";
+import * as teach from "./teach.js";
+import * as why from "./why.js";
+
+const KNOCK_MS = 1500;
+
+for (const place of document.querySelectorAll("[data-icon]")) {
+  place.prepend(icon(place.dataset.icon));
+}
+for (const part of [teach, query, why, choose, measure, take, sample]) part.start();
+query.startClear();
+startKey();
+startConnection();
+startSets();
+sets.startAnew();
+boot();
+
+async function boot() {
+  for (;;) {
+    try {
+      [state.models, state.limits] = await Promise.all([api.models(), api.limits()]);
+      break;
+    } catch (error) {
+      if (error instanceof api.Problem) return announce(error.message, "error");
+      await new Promise((resolve) => setTimeout(resolve, KNOCK_MS));
+    }
+  }
+  state.loaded = true;
+  choose.begin(address.read().model);
+  await follow();
+}
+
+/** Show what the address names. */
+async function follow() {
+  const { set } = address.read();
+  if (!set) {
+    if (state.set) leave();
+    return;
+  }
+  if (set === state.set?.id) return;
+  try {
+    await sets.open(set);
+  } catch (error) {
+    if (error instanceof api.Problem) {
+      leave();
+      announce(`The support set in the address: ${error.message}.`, "error");
+    }
+  }
+}
+
+function leave() {
+  clearQuery();
+  sets.startAnew();
+  address.write({ model: state.model });
+}
+
+function startSets() {
+  // Not by the address, where the set's id stands.
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    $("teach").focus();
+  });
+  window.addEventListener("hashchange", follow);
+  window.addEventListener("popstate", follow);
+  window.addEventListener("focus", () => sets.refresh().catch(() => {}));
+  $("new-set").addEventListener("click", leave);
+  $("set-name").addEventListener("change", () => sets.renameSet($("set-name").value.trim()));
+  $("delete-set").addEventListener("click", async () => {
+    const question = "Delete this support set with all its examples from the server?";
+    if (!confirm(question) || !(await sets.deleteSet())) return;
+    leave();
+    announce("The support set was deleted");
+  });
+  document.addEventListener("paste", (event) => {
+    const files = fromPaste(event);
+    if (files.length === 0) return;
+    event.preventDefault();
+    const one = teach.classAt(document.activeElement);
+    if (one) sets.addExamples(one, files);
+    else query.askFile(files[0]);
+  });
+  // A drop that misses must not make the browser leave the page for the file.
+  for (const name of ["dragover", "drop"]) {
+    window.addEventListener(name, (event) => event.preventDefault());
+  }
+  let suited = null;
+  subscribe(() => {
+    $("set-name").disabled = $("delete-set").disabled = $("new-set").disabled = !state.set;
+    if (document.activeElement !== $("set-name")) $("set-name").value = state.set?.name ?? "";
+    const first = state.examples[0]?.blob ?? state.pending[0]?.file;
+    if (first && first !== suited) {
+      suited = first;
+      choose.suit(first).then(ask);
+    }
+    ask();
+  });
+}
+
+// The service gone and back
+
+function startConnection() {
+  let knocking = null;
+  const knock = async () => {
+    try {
+      await api.alive();
+    } catch { /* not yet */ }
+  };
+  api.hooks.gone = () => {
+    state.online = false;
+    $("offline").hidden = false;
+    knocking ??= setInterval(knock, KNOCK_MS);
+  };
+  api.hooks.back = () => {
+    if (state.online) return;
+    state.online = true;
+    clearInterval(knocking);
+    knocking = null;
+    $("offline").hidden = true;
+    announce("The service is back");
+    sets.sendAgain();
+    follow().then(() => sets.refresh()).catch(() => {});
+    ask();
+    changed();
+  };
+}
+
+// The API key, where one is needed
+
+function startKey() {
+  const dialog = $("key-dialog");
+  let asked = null;
+  api.hooks.askForKey = (had) => {
+    asked ??= new Promise((resolve) => {
+      $("key-words").textContent = had
+        ? "The service does not know this key, or it was revoked." : "This service asks for an API key.";
+      $("key").value = "";
+      dialog.returnValue = "";
+      dialog.showModal();
+      dialog.addEventListener("close", () => {
+        asked = null;
+        if (dialog.returnValue === "use" && $("key").value.trim()) {
+          api.keepKey($("key").value.trim());
+          resolve(true);
+        } else resolve(false);
+      }, { once: true });
+    });
+    return asked;
+  };
+}

@@ -1,0 +1,51 @@
+// What the page knows. Views subscribe; whoever changes something calls `changed`.
+
+export const state = {
+  /** The support set on the server, once there is one: {id, name, revision, metadata}. */
+  set: null,
+  /** [{key, label}], in the page's order; a class may have no example yet. */
+  classes: [],
+  /** As stored, in stored order, which attention counts by: [{id, label, filename, url, …}]. */
+  examples: [],
+  /** Images on their way: [{key, classKey, file, url, sent, problem, note}]. */
+  pending: [],
+  models: [],
+  limits: null,
+  /** Ids of the entry that answers, and of the one beside it or null. */
+  model: null,
+  other: null,
+  /** {blob, name, url, live, bitmap} */
+  query: null,
+  /** By model id: {prediction, revision, timing, ms} or {problem}. */
+  answers: {},
+  /** Last measured milliseconds by model id. */
+  speed: {},
+  online: true,
+};
+
+const listeners = new Set();
+let scheduled = false;
+
+/** Call `listener` after changes, at most once per frame, and once now. */
+export function subscribe(listener) {
+  listeners.add(listener);
+  listener();
+}
+
+export function changed() {
+  if (scheduled) return;
+  scheduled = true;
+  // Not an animation frame: those stop in a tab that is not seen.
+  queueMicrotask(() => {
+    scheduled = false;
+    for (const listener of listeners) listener();
+  });
+}
+
+export const card = (id) => state.models.find((one) => one.id === id);
+export const examplesOf = (label) => state.examples.filter((one) => one.label === label);
+export const taught = () => state.classes.filter((one) => examplesOf(one.label).length > 0);
+
+/** Classes keep their colour by their place; colours come round again after ten. */
+export const colour = (label) =>
+  Math.max(0, state.classes.findIndex((one) => one.label === label)) % 10;

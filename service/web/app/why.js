@@ -1,0 +1,155 @@
+// Why: where the entry looked, and which examples counted.
+
+import { colour, card, examplesOf, state, subscribe } from "./state.js";
+import { $, h, percent, reconcile, svg } from "./dom.js";
+import { paint } from "./heat.js";
+
+const QUERY_SIDE = 320, EXAMPLE_SIDE = 176;
+/** Thin lines to many examples would only be a haze. */
+const MOST_LINES = 40;
+let layer = Infinity; // the last there is, until one is chosen
+let of = null;
+
+export function start() {
+  $("layer").addEventListener("input", () => { layer = Number($("layer").value) - 1; show(); });
+  new ResizeObserver(lines).observe($("why-figure"));
+  subscribe(show);
+}
+
+/** The answer looked into: of the entry chosen here, or the first that has one. */
+function current() {
+  const models = [state.model, state.other].filter((id) => state.answers[id]?.probabilities);
+  const model = models.includes(of) ? of : models[0];
+  return model ? { model, models, answer: state.answers[model] } : null;
+}
+
+const layersOf = (found) =>
+  Math.max(...[found?.task, found?.query, found?.support].map((part) => part?.length ?? 0));
+
+async function show() {
+  const found = current();
+  const attention = found?.answer.attention;
+  const layers = layersOf(attention);
+  $("why-none").hidden = layers > 0;
+  $("why-none").textContent = "With an answer, this shows where the model looked and which examples "
+    + "counted.";
+  $("why-figure").hidden = layers === 0;
+  $("why-layers").hidden = layers < 2;
+  showChoice(found ?? { models: [] });
+  if (!found) return;
+  $("why-none").textContent = card(found.model).attention.layers
+    ? "There is more attention than one answer may hold; use fewer examples to see it."
+    : `${card(found.model).title} has no attention to show.`;
+  if (layers === 0) return;
+  const slider = $("layer");
+  slider.max = layers;
+  slider.value = Math.min(layer, layers - 1) + 1;
+  const at = Number(slider.value) - 1;
+  $("layer-shown").textContent = `${at + 1} of ${layers}`;
+  slider.setAttribute("aria-valuetext", `layer ${at + 1} of ${layers}`);
+  const input = card(found.model).input;
+  $("why-words").textContent = words(attention, found.answer);
+  canvasOf($("why-query"), found.answer.query.bitmap, attention.query?.[at], input, QUERY_SIDE);
+  $("why-query").setAttribute("aria-label",
+    `The query${attention.query ? " with where the model looked" : ""}`);
+  const groups = state.classes.filter((one) => examplesOf(one.label).length > 0);
+  reconcile($("why-support"), groups, (one) => one.key, makeGroup, (element, one) =>
+    updateGroup(element, one, attention, at, input));
+  lines();
+}
+
+function words(attention, { label }) {
+  const looks = attention.query ? "Warm colours show where it looked. " : "";
+  return attention.task
+    ? `${looks}The thicker a line, the more that example counted for “${label}” winning.`
+    : looks;
+}
+
+function showChoice({ model, models }) {
+  const place = $("why-models");
+  place.hidden = models.length < 2;
+  reconcile(place, models.length < 2 ? [] : models, (id) => id, (id) =>
+    h("button", { type: "button", onclick: () => { of = id; show(); } }, card(id).title),
+  (button, id) => button.setAttribute("aria-pressed", String(id === model)));
+}
+
+function makeGroup(one) {
+  return h("li", {}, h("p", { class: "group-name" }), h("ul", { class: "looked" }));
+}
+
+function updateGroup(element, one, attention, at, input) {
+  element.dataset.colour = colour(one.label);
+  const all = weights(attention, at);
+  const examples = examplesOf(one.label);
+  const sum = examples.reduce((total, example) => total + (all[placeOf(example)] ?? 0), 0);
+  element.querySelector(".group-name").replaceChildren(
+    h("span", { class: "dot", "aria-hidden": "true" }), h("span", { class: "label" }, one.label),
+    h("span", { class: "share" }, attention.task ? percent(sum) : ""));
+  reconcile(element.querySelector(".looked"), examples, (each) => each.id, makeExample,
+    (item, example, index) => {
+      const place = placeOf(example);
+      const weight = all[place];
+      const canvas = item.querySelector("canvas");
+      canvas.setAttribute("aria-label", `Example ${index + 1} of ${one.label}`
+        + (weight === undefined ? "" : `, weight ${percent(weight)}`));
+      item.dataset.weight = weight ?? "";
+      item.style.setProperty("--weight", weight === undefined ? 0 : weight / Math.max(...all));
+      item.querySelector(".weight").textContent = weight === undefined ? "" : percent(weight);
+      bitmapOf(example).then((bitmap) =>
+        canvasOf(canvas, bitmap, attention.support?.[at]?.[place], input, EXAMPLE_SIDE));
+    });
+}
+
+const makeExample = () => h("li", {},
+  h("canvas", { role: "img" }), h("span", { class: "weight", "aria-hidden": "true" }));
+
+const placeOf = (example) => state.examples.indexOf(example);
+
+/** Weight of each example, by its place in the set; [] where there is no task attention. */
+const weights = (attention, at) => (attention.task?.[Math.min(at, attention.task.length - 1)] ?? [])
+  .map((one) => one.weight);
+
+/** Decoded once per example; null where the browser cannot. */
+function bitmapOf(example) {
+  if (!example.blob) return Promise.resolve(null);
+  example.bitmap ??= createImageBitmap(example.blob).catch(() => null);
+  return example.bitmap;
+}
+
+function canvasOf(canvas, bitmap, map, input, side) {
+  // Where the browser knows no such format, the map alone is still worth showing.
+  const image = bitmap ?? blank();
+  const ratio = Math.min(window.devicePixelRatio || 1, 2);
+  paint(canvas, image, map, input, (side / 2) * Math.max(ratio, 1.5));
+}
+
+function blank() {
+  return h("canvas", { width: 32, height: 32 });
+}
+
+/** From the query down to each example, as wide as its weight; behind the pictures. */
+function lines() {
+  const figure = $("why-figure");
+  const place = $("why-lines");
+  place.replaceChildren();
+  if (figure.hidden) return;
+  const box = figure.getBoundingClientRect();
+  place.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
+  const from = $("why-query").getBoundingClientRect();
+  const items = [...$("why-support").querySelectorAll(".looked > li")]
+    .filter((item) => item.dataset.weight !== "")
+    .sort((a, b) => b.dataset.weight - a.dataset.weight).slice(0, MOST_LINES);
+  const top = Math.max(...items.map((item) => Number(item.dataset.weight)));
+  for (const item of items.reverse()) {
+    const to = item.querySelector("canvas").getBoundingClientRect();
+    const share = Number(item.dataset.weight) / top;
+    const [x0, y0] = [from.left + from.width / 2 - box.left, from.bottom - box.top];
+    const [x1, y1] = [to.left + to.width / 2 - box.left, to.top - box.top];
+    const middle = (y0 + y1) / 2;
+    place.append(svg("path", {
+      d: `M${x0} ${y0} C${x0} ${middle} ${x1} ${middle} ${x1} ${y1}`,
+      "stroke-width": (0.75 + 9 * share).toFixed(2), opacity: (0.2 + 0.6 * share).toFixed(2),
+      "data-colour": item.closest("[data-colour]").dataset.colour,
+    }));
+  }
+}
