@@ -72,6 +72,10 @@ def classify(
         int | None, typer.Option(help="Gradient steps, for models that adapt by them.")
     ] = None,
     inner_lr: Annotated[float | None, typer.Option(help="Their learning rate.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write the classifier here, as an ONNX file that runs by itself."),
+    ] = None,
     zoo: Zoo = None,
     device: Where = None,
 ) -> None:
@@ -80,7 +84,11 @@ def classify(
 
     images = [*(query or []), *(more or [])]
     where = device and device.value
-    run(Options(model, support, images, attention, as_json, top_k, steps, inner_lr, zoo, where))
+    run(
+        Options(
+            model, support, images, attention, as_json, top_k, steps, inner_lr, zoo, where, save
+        )
+    )
 
 
 # --- training --------------------------------------------------------------------------------

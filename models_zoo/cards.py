@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 ENTRIES = Path(__file__).parent / "entries"
 CARD_NAME = "card.json"
 MAX_CARD_BYTES = 1 << 20
+#: A graph cannot be larger, by its format; what claims to be is not read into memory.
+MAX_FILE_BYTES = 1 << 31
 
 EntryId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -111,7 +113,7 @@ class Accuracy(Fact):
 
 class FileFact(Fact):
     sha256: Sha256
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, le=MAX_FILE_BYTES)
 
 
 class Card(Fact):
@@ -144,12 +146,19 @@ class Card(Fact):
 
 
 def load_card(folder: Path) -> Card:
-    """Read and validate one entry's card. Raises `ZooError`."""
+    """Read and validate one entry's card. Raises `ZooError`.
+
+    Links and devices are refused: a card is a file of its folder, and has an end.
+    """
     path = folder / CARD_NAME
     try:
-        if path.stat().st_size > MAX_CARD_BYTES:
+        if not _is_plain(path) and (path.is_symlink() or path.exists()):
+            raise ZooError(f"{path}: not a plain file")
+        with path.open("rb") as file:
+            data = file.read(MAX_CARD_BYTES + 1)
+        if len(data) > MAX_CARD_BYTES:
             raise ZooError(f"{path}: larger than {MAX_CARD_BYTES} bytes")
-        card = Card.model_validate_json(path.read_bytes())
+        card = Card.model_validate_json(data)
     except FileNotFoundError:
         raise ZooError(f"{folder}: no {CARD_NAME}") from None
     except OSError as error:
@@ -187,16 +196,22 @@ def read_file(card: Card, name: str, root: Path = ENTRIES) -> bytes:
         raise ZooError(f"{card.id}: the card lists no {name}")
     path, fact = root / card.id / name, card.files[name]
     try:
-        if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
+        if not _is_plain(path):
             raise ZooError(f"{path}: not a plain file")
         if path.stat().st_size != fact.bytes:
             raise ZooError(f"{path}: {path.stat().st_size} bytes, the card says {fact.bytes}")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(fact.bytes + 1)  # whatever it has grown to since
     except OSError as error:
         raise ZooError(f"{path}: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != fact.sha256:
         raise ZooError(f"{path}: sha256 differs from the card's")
     return data
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether it is a file, and neither it nor its folder is a link."""
+    return not path.is_symlink() and not path.parent.is_symlink() and path.is_file()
 
 
 def verify(card: Card, root: Path = ENTRIES) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -47,6 +48,32 @@ def test_the_table_names_each_image_and_its_class(zoo: Path, support: Path) -> N
     lines = result.output.splitlines()
     assert any("2.png" in line and "dog" in line.split("│")[2] for line in lines)
     assert any("1.png" in line and "cat" in line.split("│")[2] for line in lines)
+
+
+@pytest.mark.parametrize("model", ["mean", "descent"])
+def test_the_saved_classifier_answers_alike(
+    zoo: Path, support: Path, tmp_path: Path, model: str
+) -> None:
+    file, image = tmp_path / "classifier.onnx", support / "dog" / "2.png"
+    steps = ("--steps", 2) if model == "descent" else ()
+    query = ("--query", image, "--json", "--save", file, *steps)
+    result = classify(zoo, support, *query, model=model)
+    assert result.exit_code == 0, result.output
+    (prediction,) = json.loads(result.stdout)["predictions"]
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    pixels = noise(2) if model == "descent" else 255 - noise(2)
+    (row,) = session.run(None, {"images": pixels[None, None]})[0]
+    labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    found = dict(zip(labels, map(float, row), strict=True))
+    wanted = {each["label"]: each["probability"] for each in prediction["probabilities"]}
+    assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(zoo: Path, support: Path) -> None:
+    image, file = support / "dog" / "2.png", support / "nowhere" / "classifier.onnx"
+    result = classify(zoo, support, "--query", image, "--save", file)
+    assert result.exit_code == 2
+    assert str(file) in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_json_is_the_service_s_answer(zoo: Path, support: Path) -> None:

@@ -52,6 +52,7 @@ def test_its_curl_commands_answer_what_it_says(tmp_path: Path) -> None:
         for block in blocks:
             command = re.split(r"^    \{", block, flags=re.MULTILINE)[0]  # without the answer shown
             command = command.replace("http://127.0.0.1:8000", server.base)
+            command = command.replace("-o classifier", f"-o {tmp_path}/classifier")
             command = command.replace("curl ", "curl --silent --show-error --fail-with-body ")
             shell += command.strip() + "\necho\n"
         done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
@@ -61,7 +62,7 @@ def test_its_curl_commands_answer_what_it_says(tmp_path: Path) -> None:
             answer, end = decoder.raw_decode(text)
             answers.append(answer)
             text = text[end:].strip()
-    stateless, stored, added = answers
+    stateless, stored, added, judged = answers
     shown = json.loads(README[README.index("    {\n") : README.index("\n    }\n") + 7])
     assert stateless.keys() == shown.keys()
     assert stateless["model_ref"] == shown["model_ref"]
@@ -69,3 +70,5 @@ def test_its_curl_commands_answer_what_it_says(tmp_path: Path) -> None:
     assert stored["model_ref"] == shown["model_ref"]
     assert added["results"][0]["status"] == "created"
     assert added["support_set"]["revision"] == 2
+    assert judged["advice"]["text"] and judged["left_out"] == 10
+    assert (tmp_path / "classifier.onnx").stat().st_size > 100_000

@@ -14,12 +14,13 @@ from service.answers import build
 from service.archives import Member, read_archive, read_folder
 from service.classifier import Classifier, Outcome
 from service.commands.errors import quiet_log, user_errors
+from service.export import write
 from service.images import Upload, clean_name
 from service.problems import FileRef, NoQuery
 from service.schemas import AttentionMode
 from service.settings import Settings
 from service.sheet import draw_sheet
-from service.tasks import Ask, Example, clean_label
+from service.tasks import Ask, Example, clean_label, learning_rates
 
 _SHOWN_CLASSES = 3
 
@@ -38,6 +39,7 @@ class Options:
     inner_lr: float | None
     zoo: Path | None
     device: str | None
+    save: Path | None = None
 
 
 def run(options: Options) -> None:
@@ -49,6 +51,8 @@ def run(options: Options) -> None:
         classifier.start()
         try:
             outcome = asyncio.run(_classify(classifier, options))
+            if options.save is not None:
+                options.save.write_bytes(_file(classifier, outcome, options))
         finally:
             classifier.close()
         if options.as_json:
@@ -60,6 +64,8 @@ def run(options: Options) -> None:
         if options.attention is not None:
             written = _write_sheets(outcome, options.attention)
             sys.stderr.write(f"{written} attention pictures written to {options.attention}\n")
+        if options.save is not None:
+            sys.stderr.write(f"classifier written to {options.save}\n")
 
 
 async def _classify(classifier: Classifier, options: Options) -> Outcome:
@@ -79,8 +85,16 @@ async def _classify(classifier: Classifier, options: Options) -> Outcome:
         options.steps,
         options.inner_lr,
     )
-    wanted = options.attention is not None
-    return await classifier.classify(ask, attention=wanted, keep=wanted)
+    wanted, save = options.attention is not None, options.save is not None
+    return await classifier.classify(ask, attention=wanted, keep=wanted, remember=save)
+
+
+def _file(classifier: Classifier, outcome: Outcome, options: Options) -> bytes:
+    """The classifier as an ONNX file."""
+    state, card = outcome.answer.state, outcome.card
+    assert state is not None
+    rates = learning_rates(options.steps, options.inner_lr, card)
+    return write(classifier, card, outcome.classes, state, rates)
 
 
 def _members(classifier: Classifier, path: Path) -> list[Member]:
