@@ -12,15 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from models_zoo.cards import ENTRIES, list_cards
+from models_zoo.cards import ENTRIES, list_cards, read_file
 from models_zoo.preprocess import to_pixels
 from service.app import create_app
+from service.engine.episode import Answer
+from service.engine.onnx import OnnxRuntime
+from service.engine.stages import answers
 from service.settings import Settings
+from service.standalone import Facts, standalone
 from tests.service.asking import SETS, ask_set, assert_problem, encoded, make_set, noise, task
+from tests.service.test_shipped_entries import episode
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 SHIPPED = list_cards()
@@ -171,6 +177,30 @@ def test_the_file_of_other_graphs_and_labels(
     assert json.loads(metadata["labels"]) == ["日本", "b", "c'\""]
     if own:
         assert json.loads(metadata["inner_lr"]) == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_a_task_adapted_together_with_a_larger_one_keeps_its_own_classes(model: str) -> None:
+    """As on a GPU, where its state is padded to the larger one's classes and examples."""
+    card = SHIPPED[model]
+    runtime = OnnxRuntime(card, ENTRIES, "cpu", threads=2)
+    runtime.joins_tasks = True
+    pair = [episode(card, way, way, 1, 3) for way in (9, 10)]
+    found = dict(answers(runtime, pair))[0]
+    assert isinstance(found, Answer) and found.state is not None
+    padded = {value.shape for value in found.state.values() if 10 in value.shape}
+    assert padded  # they did share a pass
+    graphs = {
+        name: read_file(card, name)
+        for name in ("encode.onnx", "predict.onnx")
+        if name in card.files
+    }
+    labels = [str(i) for i in range(9)]
+    file = standalone(graphs, found.state, Facts(card, labels))
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    [probabilities] = session.run(None, {"images": pair[0].query})
+    np.testing.assert_allclose(probabilities, found.probabilities, rtol=0, atol=1e-6)
+    assert "support_set" not in session.get_modelmeta().custom_metadata_map
 
 
 def test_headers_and_the_etag(client: TestClient) -> None:

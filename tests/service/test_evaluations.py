@@ -260,6 +260,20 @@ def test_one_that_is_not_done_in_time_leaves_the_others_numbers(zoo: Path) -> No
         Counted.opened.set()
 
 
+def test_it_waits_in_the_queue_like_any_other(zoo: Path) -> None:
+    """Counted as the examples times the models."""
+    settings = Settings(zoo=zoo, device="cpu", threads=1, queue_images=30)
+    with TestClient(create_app(settings)) as client:
+        set_id = make_set(client, likely()).json()["support_set"]["id"]
+        admission = client.app.state.classifier.admission
+        admission._take(5)
+        refused = evaluate(client, set_id)  # 5 + 3 x 9
+        assert_problem(refused, 429, "overloaded")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert evaluate(client, set_id, models=["mean", "descent"]).status_code == 200
+        assert admission.held == 5
+
+
 def verdicts(said: str, truth: str) -> list[Verdict]:
     names = sorted(set(truth))
     pairs = zip(said, truth, strict=True)

@@ -152,6 +152,8 @@ def test_another_keys_set_is_not_there(client: TestClient, keys: Keys) -> None:
             client.get(f"{path}/examples/{example}/image", headers=head),
             client.delete(f"{path}/examples/{example}", headers=head),
             ask_set(client, set_id, QUERIES, head),
+            client.get(f"{path}/classifier.onnx", params={"model": "mean"}, headers=head),
+            client.post(f"{path}/evaluations", headers=head),
         ):
             assert_problem(response, 404, "unknown-support-set")
             assert set_id not in response.text
