@@ -179,7 +179,8 @@ def test_the_file_of_other_graphs_and_labels(
         assert json.loads(metadata["inner_lr"]) == [0.25, 0.25]
 
 
-@pytest.mark.parametrize("model", SHIPPED)
+# Tasks of few classes are never padded to more, so MAML's five are out.
+@pytest.mark.parametrize("model", [m for m, card in SHIPPED.items() if card.limits.max_way > 9])
 def test_a_task_adapted_together_with_a_larger_one_keeps_its_own_classes(model: str) -> None:
     """As on a GPU, where its state is padded to the larger one's classes and examples."""
     card = SHIPPED[model]
@@ -190,11 +191,7 @@ def test_a_task_adapted_together_with_a_larger_one_keeps_its_own_classes(model: 
     assert isinstance(found, Answer) and found.state is not None
     padded = {value.shape for value in found.state.values() if 10 in value.shape}
     assert padded  # they did share a pass
-    graphs = {
-        name: read_file(card, name)
-        for name in ("encode.onnx", "predict.onnx")
-        if name in card.files
-    }
+    graphs = {name: read_file(card, name) for name in ("encode.onnx", "predict.onnx")}
     labels = [str(i) for i in range(9)]
     file = standalone(graphs, found.state, Facts(card, labels))
     session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
