@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
+import shutil
+import subprocess
+import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
+from models_zoo.cards import find_card
+from models_zoo.preprocess import to_pixels
+from service.settings import Settings
+from service.store.keys import Scope
+from service.store.store import Store
 from tests.service.browser import PATIENCE_MS, Service, Watch, chromium, running, shot
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -236,6 +247,26 @@ def test_a_folder_per_class_teaches_them_all(page: Any, service: Service) -> Non
     wait_count(page.locator("#classes > li"), 3)  # the empty ones made room
 
 
+def test_a_folder_per_class_can_be_dropped(page: Any, service: Service) -> None:
+    """A real drop of real folders, as from a file manager: scripts cannot make one."""
+    box = page.locator("#teach").bounding_box()
+    session = page.context.new_cdp_session(page)
+    files = [str(SAMPLES / "support" / "hook"), str(SAMPLES / "support" / "loop")]
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send(
+            "Input.dispatchDragEvent",
+            {
+                "type": kind,
+                "x": box["x"] + 5,
+                "y": box["y"] + 5,
+                "data": {"items": [], "files": files, "dragOperationsMask": 1},
+            },
+        )
+    for label in ("hook", "loop"):
+        wait_count(thumbs(page, label), 3)
+    assert stored(page, service) == {"hook": 3, "loop": 3}
+
+
 def test_images_are_dropped_and_pasted_where_they_belong(page: Any, service: Service) -> None:
     drop = (
         "({ target, files }) => {"
@@ -339,13 +370,12 @@ def test_taught_and_asked_by_a_camera(page: Any, service: Service) -> None:
         thumbs(page, label).nth(2).wait_for()
         shot(page, f"teach-camera-{label[-1]}")
         page.mouse.up()
-        wait_count(card(page, label).locator(".sending"), 0)
+        wait_count(card(page, label).locator(".sending:not(.noted)"), 0)
         recorded = thumbs(page, label).count()
         assert 3 <= recorded < 40
         card(page, label).get_by_role("button", name="Camera").click()
     assert all(n >= 3 for n in stored(page, service).values())
     assert page.locator("#model").input_value() == "stanet-cifar100"  # in colour
-    # One example more than an entry takes would be refused: leave few.
     page.locator("#ask-camera").click()
     page.wait_for_selector("#answers .bars li")
     first = page.locator("#answers .value").all_inner_texts()
@@ -429,3 +459,293 @@ def test_a_query_that_no_class_stands_out_for_is_hinted_at(page: Any, service: S
     page.locator(".none-of-these").wait_for()
     assert "None of these?" in page.locator(".none-of-these").inner_text()
     shot(page, "none-of-these")
+
+
+# Choose
+
+
+def test_leaving_one_out_measures_every_entry_and_shows_confusions(
+    page: Any, service: Service
+) -> None:
+    load_sample(page)
+    page.locator("#measure").click()
+    page.locator("#measured .confusion").wait_for()
+    answer = httpx.post(
+        f"{service.base}/v1/support-sets/{set_id(page)}/evaluations", timeout=120
+    ).json()
+    rows = page.locator("#measured .accuracies tbody tr")
+    assert rows.count() == len(answer["models"]) == page.locator("#entries > li").count()
+    wanted = next(one for one in answer["models"] if one["model"] == "stanet-cifar100")
+    right = wanted["accuracy"]
+    row = rows.filter(has_text="STANet on CIFAR-100")
+    assert f"{right['correct']} of {right['count']}" in row.inner_text()
+    row.get_by_role("button", name="Confusions").click()
+    cells = page.locator("#measured .confusion tbody td").all_inner_texts()
+    assert [int(text or 0) for text in cells] == [n for line in wanted["confusion"] for n in line]
+    for sentence in answer["advice"]["text"]:
+        assert sentence in page.locator("#measured").inner_text()
+    shot(page, "measured", full=True)
+    card(page, "loop").get_by_role("button", name="Delete example 1 of loop").click()
+    page.locator("#measured-old").wait_for()
+
+
+def test_the_entries_are_shown_with_the_facts_of_their_cards(page: Any, service: Service) -> None:
+    cards = httpx.get(f"{service.base}/v1/models").json()["models"]
+    for one in cards:
+        text = (
+            page.locator("#entries > li")
+            .filter(has=page.get_by_role("heading", name=one["title"], exact=True))
+            .inner_text()
+        )
+        assert one["paper"]["title"] in text
+        assert str(one["paper"]["year"]) in text
+        for row in one["accuracy"]:
+            assert f"{row['way']}-way {row['shot']}-shot" in text
+            assert f"{100 * row['mean']:.1f} ± {100 * row['ci95']:.1f}%" in text
+
+
+# Take away
+
+
+def test_the_classifier_runs_without_the_service(page: Any, tmp_path: Path) -> None:
+    load_sample(page)
+    shown = page.locator("#answers .value").all_inner_texts()
+    with page.expect_download() as waiting:
+        page.locator("#take-onnx").click()
+    file = tmp_path / "classifier.onnx"
+    waiting.value.save_as(file)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    spec = find_card("stanet-omniglot").input
+    with Image.open(QUERIES["hook"]) as image:
+        found = session.run(None, {"images": to_pixels(image, spec)[None]})[0][0]
+    assert labels == ["cross", "hook", "loop"]
+    assert labels[int(found.argmax())] == "hook"
+    assert [float(text.rstrip("%")) for text in shown] == pytest.approx(100 * found, abs=0.6)
+
+
+def test_the_examples_come_as_a_zip_that_teaches_again(
+    page: Any, service: Service, tmp_path: Path
+) -> None:
+    load_sample(page)
+    rename(page, "loop", "Schleife/ö")
+    until(
+        page,
+        "[...document.querySelectorAll('#classes img')].every((image) => image.naturalWidth)",
+    )
+    with page.expect_download() as waiting:
+        page.locator("#take-zip").click()
+    file = tmp_path / waiting.value.suggested_filename
+    waiting.value.save_as(file)
+    with zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        assert sorted({name.split("/")[0] for name in names}) == ["Schleife_ö", "cross", "hook"]
+        whole = {archive.read(name) for name in names}
+    assert whole == {path.read_bytes() for paths in SUPPORT.values() for path in paths}
+    page.locator("#new-set").click()
+    drop = """({ name, data }) => {
+      const transfer = new DataTransfer();
+      const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+      transfer.items.add(new File([bytes], name, { type: "application/zip" }));
+      document.getElementById("teach").dispatchEvent(
+        new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    }"""
+    page.evaluate(drop, {"name": file.name, "data": base64.b64encode(file.read_bytes()).decode()})
+    wait_count(thumbs(page, "Schleife_ö"), 3)
+    assert stored(page, service) == {"Schleife_ö": 3, "cross": 3, "hook": 3}
+
+
+def test_the_code_that_is_offered_runs(page: Any, service: Service, tmp_path: Path) -> None:
+    load_sample(page)
+    with page.expect_download() as waiting:
+        page.locator("#take-query").click()
+    waiting.value.save_as(tmp_path / waiting.value.suggested_filename)
+    program = page.locator("#python").inner_text()
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split()[-1] == "hook"
+    if shutil.which("curl"):
+        command = page.locator("#curl").inner_text()
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert json.loads(done.stdout)["predictions"][0]["label"] == "hook", done.stderr
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy the Python program").click()
+    until(page, "document.getElementById('toast').textContent === 'Copied'")
+    assert page.evaluate("navigator.clipboard.readText()") == program
+
+
+# What goes wrong
+
+
+def test_garbage_is_refused_beside_the_file_and_sinks_nothing_else(
+    page: Any, service: Service, tmp_path: Path
+) -> None:
+    text, cut = tmp_path / "notes.png", tmp_path / "cut.png"
+    text.write_text("not an image")
+    cut.write_bytes(SUPPORT["hook"][0].read_bytes()[:200])
+    give(page, "Class 1", [text, SUPPORT["hook"][0], cut])
+    wait_count(thumbs(page, "Class 1"), 1)
+    failed = card(page, "Class 1").locator(".thumb.failed")
+    wait_count(failed, 2)
+    said = {one.locator(".file").inner_text(): one.inner_text() for one in failed.all()}
+    assert "not an image" in said["notes.png"]
+    assert "truncated or damaged" in said["cut.png"]
+    give(page, "Class 2", [text])  # nothing good among them
+    wait_count(card(page, "Class 2").locator(".thumb.failed"), 1)
+    give(page, "Class 2", [SUPPORT["hook"][0]])  # the other class has this very image
+    noted = card(page, "Class 2").locator(".thumb.noted")
+    noted.wait_for()
+    assert "already an example of “Class 1”" in noted.inner_text()
+    give(page, "Class 2", [SUPPORT["loop"][0]])
+    wait_count(thumbs(page, "Class 2"), 1)
+    assert stored(page, service) == {"Class 1": 1, "Class 2": 1}
+    ask_file(page, text)
+    page.locator("#query-fault").wait_for()
+    assert "not an image" in page.locator("#query-fault").inner_text()
+    shot(page, "garbage")
+    failed.first.get_by_role("button", name="Dismiss").click()
+    wait_count(failed, 1)
+    ask_file(page, QUERIES["loop"])
+    wait_best(page, "Class 2")
+    assert not page.locator("#query-fault").is_visible()
+
+
+def test_more_than_an_entry_takes_is_said_in_words(page: Any) -> None:
+    page.locator("#folders").set_input_files(SAMPLES / "support")
+    wait_count(thumbs(page, "loop"), 3)
+    for n in range(4, 7):
+        page.locator("#add-class").click()
+        give(page, f"Class {n}", [QUERIES["hook" if n == 4 else "loop" if n == 5 else "cross"]])
+        wait_count(thumbs(page, f"Class {n}"), 1)
+    page.locator("#model").select_option("maml-omniglot")
+    ask_file(page, SUPPORT["hook"][0])
+    fault = page.locator("#answers .fault")
+    fault.wait_for()
+    assert "More classes than the model takes" in fault.inner_text()
+
+
+def test_the_service_gone_and_back(browser: Any, tmp_path: Path) -> None:
+    with running(tmp_path / "data") as service:
+        page = opened(browser, service)
+        load_sample(page)
+        service.stop()
+        give(page, "loop", [QUERIES["loop"]])
+        page.locator("#offline").wait_for()
+        ask_file(page, QUERIES["cross"])
+        assert card(page, "loop").locator(".sending").count() == 1
+        wait_count(page.locator("#answers .answer"), 0)  # no old answer beside the new query
+        shot(page, "gone")
+        service.start()
+        page.locator("#offline").wait_for(state="hidden")
+        wait_count(thumbs(page, "loop"), 4)
+        wait_best(page, "cross")
+        assert stored(page, service) == {"cross": 3, "hook": 3, "loop": 4}
+        assert page.watch.complaints == []
+        page.context.close()
+
+
+def test_a_set_that_is_gone_is_said_and_left(page: Any, service: Service) -> None:
+    page.goto(f"{service.base}/#set=set_{'0' * 24}")
+    page.reload()
+    until(page, "document.getElementById('toast').textContent.includes('no such support set')")
+    assert "set=" not in page.url
+    assert page.locator("#classes > li").count() == 2
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Any, tmp_path: Path) -> None:
+    with running(tmp_path / "data", auth="required") as service:
+        page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(service.base)
+        page.locator("#key").fill("wrong")
+        page.get_by_role("button", name="Use it").click()
+        until(page, "document.getElementById('key-words').textContent.includes('not know')")
+        shot(page, "key")
+        page.locator("#key").fill(new_key(service))
+        page.get_by_role("button", name="Use it").click()
+        page.wait_for_selector("#entries li")
+        load_sample(page)
+        assert "FEWSHOT_API_KEY" in page.locator("#curl").inner_text()
+        page.reload()
+        wait_count(thumbs(page, "hook"), 3)
+        until(page, "[...document.querySelectorAll('.thumb img')].every((i) => i.naturalWidth)")
+        assert not page.locator("#key-dialog").is_visible()
+        page.context.close()
+
+
+def new_key(service: Service) -> str:
+    store = Store(Settings(data_dir=service.data))
+    return store.keys.create("page", [Scope.read, Scope.write])[1]
+
+
+# For everyone
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(browser: Any, service: Service, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    # The test's script is not the page's: its policy would forbid it.
+    page = opened(browser, service, color_scheme=scheme, bypass_csp=True)
+
+    def serious() -> list[str]:
+        response = axe.run(page).response
+        assert len(response["passes"]) > 20  # it has looked
+        found = response["violations"]
+        return [
+            f"{one['id']}: {node['target']} {node['failureSummary']}"
+            for one in found
+            if one["impact"] in ("serious", "critical")
+            for node in one["nodes"]
+        ]
+
+    assert serious() == []
+    shot(page, f"empty-{scheme}", full=True)
+    load_sample(page)
+    page.locator("#other").select_option("prototypical-omniglot")
+    card(page, "loop").get_by_role("button", name="Draw").click()
+    page.locator("#measure").click()
+    page.locator("#measured .confusion").wait_for()
+    give(page, "hook", [Path(__file__)])
+    card(page, "hook").locator(".thumb.failed").wait_for()
+    shot(page, f"full-{scheme}", full=True)
+    assert serious() == []
+    page.context.close()
+
+
+def test_it_fits_a_screen_of_360_pixels(browser: Any, service: Service) -> None:
+    page = opened(browser, service, viewport={"width": 360, "height": 740}, has_touch=True)
+    wide = "document.documentElement.scrollWidth"
+    assert page.evaluate(wide) == 360
+    load_sample(page)
+    page.locator("#other").select_option("mmnet-omniglot")
+    card(page, "hook").get_by_role("button", name="Draw").click()
+    page.locator("#measure").click()
+    page.locator("#measured .confusion").wait_for()
+    assert page.evaluate(wide) == 360
+    outside = """() => [...document.querySelectorAll("body *")].filter((element) => {
+      const box = element.getBoundingClientRect();
+      return box.width > 0 && box.right > 361 && !element.closest(".scroll, pre, .off-screen");
+    }).map((element) => element.outerHTML.slice(0, 100))"""
+    assert page.evaluate(outside) == []
+    shot(page, "narrow", full=True)
+    assert page.watch.complaints == []
+    page.context.close()
+
+
+def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page: Any) -> None:
+    load_sample(page)
+    nameless = """() => [...document.querySelectorAll("button, a, input, select")].filter((one) =>
+      !one.hidden && one.offsetParent && !(one.getAttribute("aria-label") || one.textContent.trim()
+        || one.labels?.length)).map((one) => one.outerHTML)"""
+    assert page.evaluate(nameless) == []
+    page.evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    assert {"sample", "add-class", "model", "ask-draw", "layer", "measure", "take-onnx"} <= reached

@@ -95,10 +95,12 @@ async function again(work) {
     try {
       return await work();
     } catch (error) {
-      if (!(error instanceof Problem) || left <= 1) throw error;
+      if (!(error instanceof Problem)) throw error;
       if (error.status === 401) {
         if (!(await hooks.askForKey(hasKey()))) throw error;
-      } else if (error.retryAfter !== null && [429, 503].includes(error.status)) {
+        left += 1; // mistyped keys are no fault of the service
+      } else if (left <= 1) throw error;
+      else if (error.retryAfter !== null && [429, 503].includes(error.status)) {
         await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(error.retryAfter, 10)));
       } else throw error;
     }
@@ -120,6 +122,16 @@ async function problemOf(status, headers, text) {
   const seconds = Number(headers.get("Retry-After") ?? NaN);
   problem.retryAfter = Number.isFinite(seconds) ? Math.max(seconds, 0.2) : null;
   return problem;
+}
+
+/** A problem document in words, without the name of the file where that stands beside it. */
+export function words({ title, detail = "", file }, named = false) {
+  const start = file ? `${file.field}[${file.index}] (${file.name}) ` : null;
+  if (start && detail.startsWith(start)) {
+    const said = detail.slice(start.length);
+    return named ? said : `${file.name} ${said}`;
+  }
+  return detail ? `${title}: ${detail}` : title;
 }
 
 // What the page asks for

@@ -30,14 +30,9 @@ export const ready = () => Boolean(state.set) && taught().length >= 2;
 
 async function once() {
   const { query, set } = state;
-  if (!state.online) return; // asked again when the service is back
+  if (!state.online) return forget(); // asked again when the service is back
   if (!query || !ready() || !models().length) {
-    if (Object.keys(state.answers).length) {
-      state.answers = {};
-      changed();
-    }
-    answered = "";
-    return;
+    return forget();
   }
   const what = [query.url, set.id, set.revision, ...models()].join(" ");
   if (what === answered) return;
@@ -48,8 +43,16 @@ async function once() {
     answered = what;
   } catch (error) {
     if (!(error instanceof api.Gone)) throw error;
-    answered = ""; // once it is back
+    forget();
   }
+  changed();
+}
+
+/** An answer to something else must not stand beside the query. */
+function forget() {
+  answered = "";
+  if (Object.keys(state.answers).length === 0) return;
+  state.answers = {};
   changed();
 }
 

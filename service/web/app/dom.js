@@ -58,7 +58,11 @@ export function announce(text, kind = "note") {
   clearing = setTimeout(() => { place.textContent = ""; }, 8000);
 }
 
-export const percent = (value) => `${(100 * value).toFixed(value > 0.995 || value < 0.1 ? 1 : 0)}%`;
+/** "38%"; a decimal near both ends, where it matters. */
+export function percent(value) {
+  const whole = value < 0.0005 || value >= 0.9995 || (value >= 0.1 && value <= 0.995);
+  return `${(100 * value).toFixed(whole ? 0 : 1)}%`;
+}
 
 /** "1 example", "2 examples". */
 export const count = (n, noun, plural = `${noun}s`) => `${n} ${n === 1 ? noun : plural}`;

@@ -1,5 +1,6 @@
 // The right side: the query and its confidence bars.
 
+import { words } from "./api.js";
 import { clearQuery, ready, setQuery } from "./ask.js";
 import { Camera } from "./camera.js";
 import { $, announce, h, percent, reconcile } from "./dom.js";
@@ -25,6 +26,7 @@ export function start() {
   droppable($("ask"), ({ files: dropped, folders }) => {
     const first = dropped[0] ?? [...folders.values()].flat()[0];
     if (first) askFile(first);
+    if (dropped.length > 1) announce("One image is asked at a time: this is the first.");
   });
   subscribe(show);
 }
@@ -69,7 +71,7 @@ function drawing() {
 
 function watching() {
   const camera = new Camera();
-  const words = h("p", { class: "hint", role: "status" }, "Waiting for the camera …");
+  const told = h("p", { class: "hint", role: "status" }, "Waiting for the camera …");
   let open = true;
   const watch = async () => {
     while (open) {
@@ -79,12 +81,12 @@ function watching() {
     }
   };
   camera.open().then(
-    () => { words.textContent = "Live: each frame is asked."; watch(); },
-    (error) => { words.textContent = error.message; words.className = "fault"; },
+    () => { told.textContent = "Live: each frame is asked."; watch(); },
+    (error) => { told.textContent = error.message; told.className = "fault"; },
   );
   return {
     kind: "camera", close() { open = false; camera.close(); },
-    element: h("div", { class: "drawing" }, camera.video, words),
+    element: h("div", { class: "drawing" }, camera.video, told),
   };
 }
 
@@ -93,8 +95,11 @@ function watching() {
 function show() {
   const { query } = state;
   const picture = $("query");
-  $("stage-empty").hidden = Boolean(tool || query);
-  picture.hidden = Boolean(tool) || !query;
+  const visible = Boolean(query?.bitmap);
+  $("stage-empty").hidden = Boolean(tool) || visible;
+  $("stage-empty").textContent = query ? `${query.name} cannot be shown here`
+    : "Drop or paste an image";
+  picture.hidden = Boolean(tool) || !visible;
   if (query && !tool && picture.dataset.url !== query.url) {
     picture.dataset.url = query.url;
     picture.src = query.url;
@@ -111,6 +116,8 @@ function show() {
     (bar, one) => { bar.firstChild.textContent = one.label; });
   reconcile($("answers"), shown, (model) => model, makeAnswer, updateAnswer);
   $("answers").classList.toggle("two", shown.length > 1);
+  $("answers").classList.toggle("stale", !query?.live && shown.some((model) =>
+    state.answers[model].query !== query));
   speak(shown);
 }
 
@@ -118,7 +125,7 @@ function show() {
 function showFault() {
   const problem = Object.values(state.answers).map((one) => one.problem).find(isOfQuery);
   const place = $("query-fault");
-  const text = problem ? `${problem.title}. ${problem.message}` : "";
+  const text = problem ? words(problem.document) : "";
   if (place.textContent !== text) place.textContent = text;
   place.hidden = !problem;
 }
@@ -140,7 +147,7 @@ function updateAnswer(element, model) {
   const fault = element.querySelector(".fault");
   const shown = answer.problem && !isOfQuery(answer.problem);
   fault.hidden = !shown;
-  fault.textContent = shown ? `${answer.problem.title}. ${answer.problem.message}` : "";
+  fault.textContent = shown ? words(answer.problem.document) : "";
   element.querySelector(".ms").textContent = answer.problem ? "" : `${Math.round(answer.ms)} ms`;
   const rows = answer.problem ? [] : inPageOrder(answer.probabilities);
   reconcile(element.querySelector(".bars"), rows, (row) => row.label, makeBar,

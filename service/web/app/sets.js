@@ -13,7 +13,12 @@ const PASSING = [408, 429, 503, 504];
 
 let tail = Promise.resolve();
 let generation = 0;
+let epoch = 0;
 let keys = 0;
+/** The batch under way keeps its name and its content: it may have arrived although its answer
+ * did not. The same for a set that is being made. */
+let batch = null;
+let creation = null;
 
 function serially(work) {
   const run = tail.then(work);
@@ -42,7 +47,10 @@ export function startAnew() {
   changed();
 }
 
+/** Of another set from now on: what is under way for the one before is not for this one. */
 function forget() {
+  epoch += 1;
+  batch = creation = null;
   for (const one of [...state.examples, ...state.pending]) URL.revokeObjectURL(one.url);
   state.examples = [];
   state.pending = [];
@@ -157,6 +165,7 @@ const noteClasses = () => told(() => serially(saveClasses));
 const note = () => ({ page: { classes: state.classes.map((one) => one.label) } });
 
 function kept(set) {
+  if (state.set?.id !== set.id) return; // another one is shown by now
   state.set = { ...set };
   changed();
 }
@@ -181,7 +190,7 @@ async function deleteNow(example) {
   await api.deleteExample(state.set.id, example.id);
   state.examples = state.examples.filter((one) => one !== example);
   URL.revokeObjectURL(example.url);
-  state.set.revision += 1;
+  if (state.set) state.set.revision += 1;
   changed();
 }
 
@@ -205,22 +214,23 @@ export function addExamples(one, files) {
 /** After the service came back: what could not be sent goes now. */
 export const sendAgain = () => told(() => serially(send));
 
-/** The batch under way keeps its name and its content: it may have arrived although its answer
- * did not. */
-let batch = null;
-
 async function send() {
+  const mine = epoch;
   for (;;) {
+    if (mine !== epoch) return;
     batch ??= nextBatch();
     if (!batch) return;
     const { items, fields, key } = batch;
     try {
-      await makeSet();
+      await makeSet(mine);
+      if (mine !== epoch) return;
       const answer = await api.addExamples(state.set.id, fields, key, (sent, all) =>
         spread(items, sent, all));
+      if (mine !== epoch) return;
       settle(items, answer);
       batch = null;
     } catch (error) {
+      if (mine !== epoch) return;
       if (error instanceof api.Problem && !PASSING.includes(error.status)) {
         refuse(items, error);
         batch = null;
@@ -235,6 +245,8 @@ async function send() {
   }
 }
 
+const labelOf = (item) => state.classes.find((one) => one.key === item.classKey)?.label ?? "";
+
 function nextBatch() {
   const most = (state.limits?.body_bytes ?? 8e6) / 2;
   const items = [];
@@ -245,7 +257,6 @@ function nextBatch() {
     bytes += one.file.size;
   }
   if (items.length === 0) return null;
-  const labelOf = (one) => state.classes.find((each) => each.key === one.classKey)?.label ?? "";
   const fields = [
     ...items.map((one) => ["images", one.file]),
     ...items.map((one) => ["labels", labelOf(one)]),
@@ -253,14 +264,13 @@ function nextBatch() {
   return { items, fields, key: api.newKey() };
 }
 
-let creation = null;
-
-async function makeSet() {
+async function makeSet(mine) {
   if (state.set) return;
   creation ??= api.newKey(); // should the answer get lost, the same set is given
   const made = await api.createSet(
     [["name", ""], ["metadata", JSON.stringify(note())]], creation,
   );
+  if (mine !== epoch) return;
   creation = null;
   state.set = made.support_set;
   address.write({ set: state.set.id, model: state.model });
@@ -277,6 +287,7 @@ function settle(items, { support_set: set, results }) {
   results.forEach((result, index) => {
     const item = items[index];
     if (result.status === "rejected") item.problem = result.problem;
+    else if (result.status === "duplicate" && result.example.label === labelOf(item)) dismiss(item);
     else if (result.status === "duplicate") {
       item.note = `The very same image is already an example of “${result.example.label}”.`;
     } else {

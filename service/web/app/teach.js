@@ -1,5 +1,6 @@
 // The left side: classes and their examples.
 
+import { words } from "./api.js";
 import { Camera } from "./camera.js";
 import { $, announce, count, h, reconcile } from "./dom.js";
 import { icon } from "./icons.js";
@@ -205,15 +206,16 @@ function updateExample(element, example, place) {
 
 function pendingTile(item) {
   return h("li", { class: "thumb sending" },
-    h("img", { src: item.url, alt: item.file.name }),
+    h("img", { src: item.url, alt: item.file.name, onerror: ({ target }) => target.remove() }),
     h("progress", { max: 1, "aria-label": `Sending ${item.file.name}` }),
     h("div", { class: "why-not", hidden: true },
-      h("strong", { class: "file" }, item.file.name), h("span", { class: "reason", role: "alert" }),
+      h("p", {}, h("strong", { class: "file" }, item.file.name), " ",
+        h("span", { class: "reason", role: "alert" })),
       h("button", { type: "button", class: "quiet", onclick: () => sets.dismiss(item) }, "Dismiss")));
 }
 
 function updatePending(element, item) {
-  const text = item.problem ? `${item.problem.title}. ${item.problem.detail}` : item.note;
+  const text = item.problem ? words(item.problem, true) : item.note;
   element.querySelector("progress").value = item.sent;
   element.querySelector("progress").hidden = Boolean(text);
   element.querySelector(".why-not").hidden = !text;
@@ -245,14 +247,14 @@ function drawTool(one, take) {
 
 function cameraTool(one, take) {
   const camera = new Camera();
-  const words = h("p", { class: "hint", role: "status" }, "Waiting for the camera …");
+  const told = h("p", { class: "hint", role: "status" }, "Waiting for the camera …");
   const record = h("button", { type: "button", class: "primary", disabled: true }, "Hold to record");
   let timer = null, frames = 0;
   const shoot = async () => {
     const file = await camera.file();
     if (!file) return;
     frames += 1;
-    words.textContent = `Recorded ${count(frames, "frame")}`;
+    told.textContent = `Recorded ${count(frames, "frame")}`;
     take([file]);
   };
   const begin = () => {
@@ -281,11 +283,11 @@ function cameraTool(one, take) {
   // A screen reader's click comes without press and release: one frame.
   record.addEventListener("click", (event) => { if (event.detail === 0) shoot(); });
   camera.open().then(
-    () => { record.disabled = false; words.textContent = "Hold the button, or Space, to record."; },
-    (error) => { words.textContent = error.message; words.className = "fault"; },
+    () => { record.disabled = false; told.textContent = "Hold the button, or Space, to record."; },
+    (error) => { told.textContent = error.message; told.className = "fault"; },
   );
   return {
     kind: "camera", close() { end(); camera.close(); },
-    element: h("div", { class: "drawing" }, camera.video, h("div", { class: "buttons" }, record, words)),
+    element: h("div", { class: "drawing" }, camera.video, h("div", { class: "buttons" }, record, told)),
   };
 }

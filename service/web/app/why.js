@@ -61,7 +61,7 @@ async function show() {
 function words(attention, { label }) {
   const looks = attention.query ? "Warm colours show where it looked. " : "";
   return attention.task
-    ? `${looks}The thicker a line, the more that example counted for “${label}” winning.`
+    ? `${looks}The thicker a line, the more that example counted in taking this for “${label}”.`
     : looks;
 }
 
