@@ -649,6 +649,43 @@ def test_the_service_gone_and_back(browser: Any, tmp_path: Path) -> None:
         page.context.close()
 
 
+def test_what_is_under_way_when_another_set_is_begun_stays_with_its_own(
+    page: Any, service: Service
+) -> None:
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    wait_count(thumbs(page, "Class 1"), 1)
+    held: list[Any] = []
+    # The first is held back, the others pass.
+    page.route("**/examples", lambda route: route.continue_() if held else held.append(route))
+    give(page, "Class 1", SUPPORT["hook"][1:])
+    wait_count(card(page, "Class 1").locator(".sending progress"), 2)
+    while not held:
+        page.wait_for_timeout(50)
+    first = set_id(page)
+    page.locator("#new-set").click()
+    wait_count(page.locator(".thumb"), 0)
+    with page.expect_response("**/examples"):
+        held[0].continue_()
+    give(page, "Class 2", [SUPPORT["loop"][0]])
+    wait_count(thumbs(page, "Class 2"), 1)
+    assert set_id(page) != first
+    assert stored(page, service) == {"Class 2": 1}
+    wait_count(page.locator(".thumb"), 1)
+    before = httpx.get(f"{service.base}/v1/support-sets/{first}").json()
+    assert before["classes"] == [{"label": "Class 1", "examples": 3}]
+
+
+def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(33 << 20)
+    page.on("request", lambda r: page.watch.complaints.append(r.url) if r.method == "POST" else 0)
+    give(page, "Class 1", [large])
+    failed = card(page, "Class 1").locator(".thumb.failed")
+    failed.wait_for()
+    assert "at most 33 MB" in failed.inner_text()
+
+
 def test_a_set_that_is_gone_is_said_and_left(page: Any, service: Service) -> None:
     page.goto(f"{service.base}/#set=set_{'0' * 24}")
     page.reload()

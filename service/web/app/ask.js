@@ -1,6 +1,8 @@
 // Asking: the newest query of the chosen entries, one question at a time.
 
 import * as api from "./api.js";
+import { bitmapOf } from "./bitmaps.js";
+import { refresh } from "./sets.js";
 import { changed, state, taught } from "./state.js";
 
 let asking = false;
@@ -41,6 +43,9 @@ async function once() {
     if (state.set?.id !== set.id) return;
     state.answers = Object.fromEntries(found);
     answered = what;
+    const known = state.set.revision;
+    // Somebody else has changed the set: what they did is shown, and asked again.
+    if (found.some(([, one]) => one.revision > known)) refresh().catch(() => {});
   } catch (error) {
     if (!(error instanceof api.Gone)) throw error;
     forget();
@@ -59,13 +64,14 @@ function forget() {
 async function askOne(model, query) {
   const start = performance.now();
   const file = new File([query.blob], query.name, { type: query.blob.type });
+  const order = state.examples.map((one) => one.id); // which attention counts by
   try {
     const answer = await predict(model, file);
     const ms = performance.now() - start;
     const { encode, adapt, predict: head } = answer.timing_ms;
     state.speed[model] = encode + adapt + head;
-    return [model, { ...answer.predictions[0], ref: answer.support_set_ref, query, ms,
-      labels: state.examples.map((one) => one.id) }];
+    const revision = Number(answer.support_set_ref.split("@")[1]);
+    return [model, { ...answer.predictions[0], revision, query, ms, order }];
   } catch (error) {
     if (!(error instanceof api.Problem)) throw error;
     return [model, { problem: error, query }];
@@ -82,13 +88,16 @@ async function predict(model, file) {
   }
 }
 
+/** Queries are numbered as they come; one that was decoded too late is not shown any more. */
 let queries = 0;
+let shown = 0;
 
 /** Show an image as the query and ask about it. `live`: one of a stream. */
 export async function setQuery(blob, name, live = false) {
   const mine = queries += 1;
-  const bitmap = await createImageBitmap(blob).catch(() => null);
-  if (mine < queries && !live) return;
+  const bitmap = await bitmapOf(blob);
+  if (mine < shown) return;
+  shown = mine;
   const old = state.query;
   state.query = { blob, name, live, bitmap, url: URL.createObjectURL(blob) };
   if (old) setTimeout(() => URL.revokeObjectURL(old.url), 1000);
@@ -97,7 +106,7 @@ export async function setQuery(blob, name, live = false) {
 }
 
 export function clearQuery() {
-  queries += 1;
+  shown = queries += 1;
   state.query = null;
   state.answers = {};
   changed();

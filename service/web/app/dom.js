@@ -47,6 +47,7 @@ export function reconcile(parent, items, keyOf, make, update = () => {}) {
   });
 }
 
+const SHOWN_MS = { note: 3500, error: 9000 };
 let clearing;
 
 /** Say something to screen readers, and show it for a while. */
@@ -55,7 +56,7 @@ export function announce(text, kind = "note") {
   place.textContent = text;
   place.dataset.kind = kind;
   clearTimeout(clearing);
-  clearing = setTimeout(() => { place.textContent = ""; }, 8000);
+  clearing = setTimeout(() => { place.textContent = ""; }, SHOWN_MS[kind]);
 }
 
 /** "38%"; a decimal near both ends, where it matters. */

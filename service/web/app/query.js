@@ -59,11 +59,13 @@ export function openDrawing() {
 
 function drawing() {
   const pad = new Pad("The query", async () => {
-    if (pad.empty) clearQuery();
-    else setQuery(await pad.file("query.png"), "query.png", true);
+    if (pad.empty) return clearQuery();
+    const file = await pad.file("query.png");
+    if (open && !pad.empty) setQuery(file, file.name, true);
   });
+  let open = true;
   return {
-    kind: "draw", close() {},
+    kind: "draw", close() { open = false; },
     element: h("div", { class: "drawing" }, pad.canvas,
       h("div", { class: "buttons" }, pad.undoButton, pad.clearButton)),
   };

@@ -205,10 +205,20 @@ export function addExamples(one, files) {
   for (const file of files) {
     state.pending.push({
       key: `pending-${keys += 1}`, classKey: one.key, file, url: URL.createObjectURL(file), sent: 0,
+      problem: tooLarge(file),
     });
   }
   changed();
   return told(() => serially(send));
+}
+
+/** What the service would refuse anyway need not be sent. Half of its limit leaves room for the
+ * rest of the request, and is what a batch may hold. */
+function tooLarge(file) {
+  const most = (state.limits?.body_bytes ?? Infinity) / 2;
+  if (file.size <= most) return null;
+  return { title: "Too large", detail: `it has ${Math.ceil(file.size / 1e6)} MB, of at most ${
+    Math.floor(most / 1e6)} MB` };
 }
 
 /** After the service came back: what could not be sent goes now. */

@@ -1,5 +1,6 @@
 // Why: where the entry looked, and which examples counted.
 
+import { bitmapOf } from "./bitmaps.js";
 import { colour, card, examplesOf, state, subscribe } from "./state.js";
 import { $, h, percent, reconcile, svg } from "./dom.js";
 import { paint } from "./heat.js";
@@ -54,7 +55,7 @@ async function show() {
     `The query${attention.query ? " with where the model looked" : ""}`);
   const groups = state.classes.filter((one) => examplesOf(one.label).length > 0);
   reconcile($("why-support"), groups, (one) => one.key, makeGroup, (element, one) =>
-    updateGroup(element, one, attention, at, input));
+    updateGroup(element, one, found.answer, at, input));
   lines();
 }
 
@@ -77,9 +78,10 @@ function makeGroup(one) {
   return h("li", {}, h("p", { class: "group-name" }), h("ul", { class: "looked" }));
 }
 
-function updateGroup(element, one, attention, at, input) {
+function updateGroup(element, one, { attention, order }, at, input) {
   element.dataset.colour = colour(one.label);
   const all = weights(attention, at);
+  const placeOf = (example) => order.indexOf(example.id);
   const examples = examplesOf(one.label);
   const sum = examples.reduce((total, example) => total + (all[placeOf(example)] ?? 0), 0);
   element.querySelector(".group-name").replaceChildren(
@@ -95,7 +97,8 @@ function updateGroup(element, one, attention, at, input) {
       item.dataset.weight = weight ?? "";
       item.style.setProperty("--weight", weight === undefined ? 0 : weight / Math.max(...all));
       item.querySelector(".weight").textContent = weight === undefined ? "" : percent(weight);
-      bitmapOf(example).then((bitmap) =>
+      if (example.blob) example.bitmap ??= bitmapOf(example.blob);
+      Promise.resolve(example.bitmap).then((bitmap) =>
         canvasOf(canvas, bitmap, attention.support?.[at]?.[place], input, EXAMPLE_SIDE));
     });
 }
@@ -103,18 +106,9 @@ function updateGroup(element, one, attention, at, input) {
 const makeExample = () => h("li", {},
   h("canvas", { role: "img" }), h("span", { class: "weight", "aria-hidden": "true" }));
 
-const placeOf = (example) => state.examples.indexOf(example);
-
 /** Weight of each example, by its place in the set; [] where there is no task attention. */
 const weights = (attention, at) => (attention.task?.[Math.min(at, attention.task.length - 1)] ?? [])
   .map((one) => one.weight);
-
-/** Decoded once per example; null where the browser cannot. */
-function bitmapOf(example) {
-  if (!example.blob) return Promise.resolve(null);
-  example.bitmap ??= createImageBitmap(example.blob).catch(() => null);
-  return example.bitmap;
-}
 
 function canvasOf(canvas, bitmap, map, input, side) {
   // Where the browser knows no such format, the map alone is still worth showing.
