@@ -11,6 +11,7 @@ _WHERE = {
     "stanet": "models_zoo.metric.stanet:STANet",
     "mmnet": "models_zoo.metric.mmnet:MMNet",
     "maml": "models_zoo.optimization.maml:MAML",
+    "metasgd": "models_zoo.optimization.metasgd:MetaSGD",
 }
 
 

@@ -33,6 +33,8 @@ from models_zoo.optimization.taskconv import fold, half, patches
 
 EPS = 1e-5
 LAYERS = 4
+#: Weights with a column for each of the task's classes.
+SLOTTED = ("head", "offset")
 
 #: Weights of a batch of tasks by name: `kernel{l}` [B, 9*C, D] (rows: place in the window, then
 #: channel), `gain{l}`, `shift{l}` [B, 1, D], `head` [B, D, way], `offset` [B, 1, way].
@@ -154,20 +156,23 @@ class MAML(Learner):
 
     def _start(self, tasks: int, way: int) -> Weights:
         """theta, once for every task; the head cut to the slots in use."""
-        weights = dict(self.initial.items())
-        slots = torch.arange(way, device=weights["head"].device)  # a slice would fix way at export
-        weights["head"] = weights["head"].index_select(1, slots)
-        weights["offset"] = weights["offset"].index_select(1, slots)
-        return {name: value.expand(tasks, -1, -1) for name, value in weights.items()}
+        return {
+            name: (columns(value, way) if name in SLOTTED else value).expand(tasks, -1, -1)
+            for name, value in self.initial.items()
+        }
 
     def _step(self, weights: Weights, task: _Task, rate: Tensor) -> Weights:
         """phi <- phi - alpha grad L(phi, support)   (Finn et al. 2017, eq. 1)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.first_order):
             gradient = self._gradient(weights, task)
         return {
-            name: value - rate * self.log_rates[name].exp() * gradient[name]
+            name: value - rate * self._factor(name, task.class_mask.shape[1]) * gradient[name]
             for name, value in weights.items()
         }
+
+    def _factor(self, name: str, way: int) -> Tensor:
+        """What the inner rate of a weight tensor is multiplied by, for `way` classes."""
+        return self.log_rates[name].exp()
 
     def _scan(self, weights: Weights, task: _Task, inner_lr: Tensor) -> Weights:
         """The same steps as one graph operator, for a number of steps known only at run time."""
@@ -243,6 +248,11 @@ class MAML(Learner):
     def _as_images(self, rows: Tensor, count: int, layer: int) -> Tensor:
         size = self.sizes[layer]
         return rows.reshape(rows.shape[0], count, size, size, rows.shape[-1])
+
+
+def columns(values: Tensor, count: int) -> Tensor:
+    """The first columns; a slice would fix their number at export."""
+    return values.index_select(1, torch.arange(count, device=values.device))
 
 
 def _head(maps: Tensor, weights: Weights) -> Tensor:

@@ -37,6 +37,7 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
         {"channels": 2, "image_size": 16, "hidden": 8, "slots": 4, "key_dim": 5, "lstm": 6},
     ),
     "maml": ("maml", {"channels": 2, "image_size": 16, "hidden": 6, "max_way": 5, "steps": 2}),
+    "metasgd": ("metasgd", {"channels": 2, "image_size": 16, "hidden": 6, "inner_lr": 2.0}),
 }
 
 #: Labels of five tasks, `None` = padding; ways 3, 2, 5, 3, 2 and unequal shots.

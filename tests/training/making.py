@@ -35,6 +35,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "lstm": 8,
     },
     "maml": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4, "steps": 2},
+    "metasgd": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4},
 }
 OBJECTIVES = {"stanet": "semantic", "mmnet": "matching"}
 
@@ -80,7 +81,7 @@ def recipe_content(learner: str = "prototypical", **changes: Any) -> dict[str, A
     }
     if learner == "stanet":
         content["episodes"]["slots"] = 4
-    if learner == "maml":
+    if learner in ("maml", "metasgd"):
         content["entry"]["adaptation"] = {
             "steps": 2,
             "max_steps": 5,
