@@ -141,13 +141,15 @@ def update_set(
     name: str | Unset,
     metadata: Mapping[str, Any] | Unset,
     ttl: int | Unset | None,
+    labels: Mapping[str, str] | Unset,
     if_revision: int | None,
 ) -> Call[SupportSet]:
-    changes = {"name": name, "metadata": metadata, "ttl": ttl}
+    changes = {"name": name, "metadata": metadata, "ttl": ttl, "labels": labels}
     body = {key: value for key, value in changes.items() if not isinstance(value, Unset)}
     headers = _if_match(if_revision)
-    # Under If-Match a second try would be refused because of the first.
-    again = if_revision is None
+    # Under If-Match a second try would be refused because of the first, and labels that were
+    # exchanged would be exchanged back.
+    again = if_revision is None and isinstance(labels, Unset)
     return Call("PATCH", _set(set_id), _document(SupportSet), again, headers=headers, body=body)
 
 

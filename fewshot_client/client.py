@@ -145,10 +145,12 @@ class Client:
         name: str | Unset = UNSET,
         metadata: Mapping[str, Any] | Unset = UNSET,
         ttl: int | Unset | None = UNSET,
+        labels: Mapping[str, str] | Unset = UNSET,
         if_revision: int | None = None,
     ) -> SupportSet:
-        """Change what is given; `if_revision` refuses (`Outdated`) if it has changed meanwhile."""
-        return self._send(calls.update_set(set_id, name, metadata, ttl, if_revision))
+        """Change what is given; `labels` renames classes, present label to new one. `if_revision`
+        refuses (`Outdated`) if it has changed meanwhile."""
+        return self._send(calls.update_set(set_id, name, metadata, ttl, labels, if_revision))
 
     def delete_set(
         self,
@@ -324,10 +326,12 @@ class AsyncClient:
         name: str | Unset = UNSET,
         metadata: Mapping[str, Any] | Unset = UNSET,
         ttl: int | Unset | None = UNSET,
+        labels: Mapping[str, str] | Unset = UNSET,
         if_revision: int | None = None,
     ) -> SupportSet:
-        """Change what is given; `if_revision` refuses (`Outdated`) if it has changed meanwhile."""
-        return await self._send(calls.update_set(set_id, name, metadata, ttl, if_revision))
+        """Change what is given; `labels` renames classes, present label to new one. `if_revision`
+        refuses (`Outdated`) if it has changed meanwhile."""
+        return await self._send(calls.update_set(set_id, name, metadata, ttl, labels, if_revision))
 
     async def delete_set(
         self,

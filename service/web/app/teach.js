@@ -162,6 +162,7 @@ class ClassCard {
     const { one } = this;
     this.element.dataset.colour = index % 10;
     if (document.activeElement !== this.name) this.name.value = one.label;
+    this.name.title = one.label;
     const examples = examplesOf(one.label);
     const pending = state.pending.filter((waiting) => waiting.classKey === one.key);
     this.counted.textContent = count(examples.length, "example");
