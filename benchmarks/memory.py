@@ -5,7 +5,9 @@
 Each connection asks at random: stateless tasks with and without attention, support sets made,
 asked, changed and deleted, broken images among them. The process's resident memory is read every
 second. After a warm-up of a fifth of the time, in which models load and arenas fill, the medians of
-the first and the last quarter are compared.
+the first and the last quarter are compared. The caches are kept so small (`CACHE_MB` each) that
+they are full by then: at their usual bounds they would go on filling up for longer than this runs.
+How full they are is printed beside the memory.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 import threading
 import time
@@ -29,6 +32,7 @@ from benchmarks.load import Server, serving
 from models_zoo.cards import Card, list_cards
 
 WARM_UP = 0.2
+CACHE_MB = 16
 SIDES = (28, 32, 105, 300, 1000)
 SETS = "/v1/support-sets"
 
@@ -111,27 +115,34 @@ def resident(pid: int) -> float:
     return pages * 4096 / 1e6
 
 
+def cached(server: Server) -> float:
+    """MB that the caches hold."""
+    text = httpx.get(f"http://127.0.0.1:{server.port}/metrics", timeout=60).text
+    return sum(map(float, re.findall(r"^fewshot_cache_bytes{.*} (.+)$", text, re.M))) / 1e6
+
+
 def measure(minutes: float, connections: int) -> dict[str, object]:
-    with serving(device="cpu", queue_images=100_000, request_timeout_s=120) as server:
+    settings = {"feature_cache_mb": CACHE_MB, "state_cache_mb": CACHE_MB, "queue_images": 100_000}
+    with serving(device="cpu", request_timeout_s=120, **settings) as server:
         load = Load(server)
         threads = [threading.Thread(target=load.work, args=(i,)) for i in range(connections)]
         for thread in threads:
             thread.start()
-        start, seen = time.monotonic(), []
+        start, seen = time.monotonic(), list[tuple[float, float, float]]()
         while (now := time.monotonic() - start) < 60 * minutes:
-            seen.append((now, resident(server.pid)))
+            seen.append((now, resident(server.pid), cached(server)))
             time.sleep(1)
         load.stop.set()
         for thread in threads:
             thread.join()
-    warm = [mb for at, mb in seen if at > WARM_UP * 60 * minutes]
+    warm = [mb for at, mb, _ in seen if at > WARM_UP * 60 * minutes]
     quarter = max(1, len(warm) // 4)
     first, last = median(warm[:quarter]), median(warm[-quarter:])
     step = max(1, len(seen) // 20)
     return {
         "minutes": minutes,
         "answers": dict(sorted(load.answers.items())),
-        "mb": [[round(at), round(mb)] for at, mb in seen[::step]],
+        "mb": [[round(value) for value in row] for row in seen[::step]],
         "first_quarter_mb": round(first, 1),
         "last_quarter_mb": round(last, 1),
         "last / first": round(last / first, 3),
@@ -142,8 +153,9 @@ def show(found: dict[str, object]) -> None:
     table = Table(title=f"Resident memory over {found['minutes']:g} minutes", title_justify="left")
     table.add_column("second", justify="right")
     table.add_column("MB", justify="right")
-    for at, mb in found["mb"]:  # type: ignore[attr-defined]
-        table.add_row(str(at), str(mb))
+    table.add_column("of it in caches", justify="right")
+    for row in found["mb"]:  # type: ignore[attr-defined]
+        table.add_row(*map(str, row))
     table.add_section()
     table.add_row("first quarter after the warm-up", str(found["first_quarter_mb"]))
     table.add_row("last quarter", f"{found['last_quarter_mb']} (x {found['last / first']})")

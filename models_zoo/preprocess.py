@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from models_zoo.cards import InputSpec
 
@@ -14,7 +14,8 @@ from models_zoo.cards import InputSpec
 def flatten(image: Image.Image) -> Image.Image:
     """Any decoded Pillow image -> mode "L" or "RGB": upright, 8 bits, opaque on white."""
     with suppress(Exception):  # broken orientation data must not spoil a readable image
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"):
         image = to_8_bit(image)
     if image.mode == "1":
@@ -40,7 +41,14 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 def to_pixels(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     """A decoded image -> uint8 `[C, H, W]` as `spec` asks. Divide by 255 for the model's [0, 1]."""
-    image = flatten(image).convert("L" if spec.channels == 1 else "RGB")
+    return flat_to_pixels(flatten(image), spec)
+
+
+def flat_to_pixels(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    """`to_pixels` of an image that `flatten` gave."""
+    mode = "L" if spec.channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     size = (spec.width, spec.height)
     if image.size != size:
         if spec.fit == "crop":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from models_zoo.cards import InputSpec
-from models_zoo.preprocess import flatten, to_pixels
+from models_zoo.preprocess import flat_to_pixels, flatten
 from service.problems import DamagedImage, EmptyFile, FileRef, ImageTooLarge, NotAnImage
 
 #: The only decoders that user bytes may reach.
@@ -77,7 +77,7 @@ def decode(
     """
     image = open_image(upload, limits)
     shown = None if keep_side is None else fit_side(image, keep_side)
-    return Picture(upload.ref, to_pixels(image, spec), shown, image.size)
+    return Picture(upload.ref, flat_to_pixels(image, spec), shown, image.size)
 
 
 def open_image(upload: Upload, limits: ImageLimits) -> Image.Image:

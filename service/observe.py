@@ -90,10 +90,13 @@ def _documented(scope: MutableMapping[str, Any]) -> str | None:
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
     """The path as it was sent, never its query: that may hold what is nobody's business."""
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    if not log.isEnabledFor(level):
+        return
     method, path = method_of(scope), quote(scope["path"])[:_LONGEST_PATH]
     milliseconds = round(seconds * 1000, 1)
     log.log(
-        logging.DEBUG if scope["path"] in PROBES else logging.INFO,
+        level,
         "%s %s %d %.1f ms",
         method,
         path,

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -73,7 +73,7 @@ class Authentication:
         """Raises `Unauthenticated`, or `StoreUnavailable`: what cannot be checked is refused."""
         token = _token(headers)
         if token is None:
-            if self._auth == "auto" and not await self._store.run(self._store.keys.any):
+            if self._auth == "auto" and not await self._any_key():
                 return OPEN
             raise Unauthenticated("send an API key: Authorization: Bearer KEY", headers=_CHALLENGE)
         known, key = self._store.keys.known(token)
@@ -82,6 +82,11 @@ class Authentication:
         if key is None:
             raise Unauthenticated("the API key is unknown or was revoked", headers=_CHALLENGE)
         return Caller(key.id, key.name, key.scopes, key.rate_per_minute, key.daily_quota, key)
+
+    async def _any_key(self) -> bool:
+        """Raises `StoreUnavailable`."""
+        known = self._store.keys.any_known()
+        return await self._store.run(self._store.keys.any) if known is None else known
 
 
 def _token(headers: Headers) -> str | None:
@@ -103,11 +108,11 @@ _bearer = HTTPBearer(
 )
 
 
-def requires(scope: KeyScope) -> Callable[..., Caller]:
+def requires(scope: KeyScope) -> Callable[..., Awaitable[Caller]]:
     """A dependency that gives the caller. Raises `Forbidden` without the scope, and
     `Unauthenticated` where the middleware was not asked: a route it does not know is closed."""
 
-    def caller(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
+    async def caller(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
         found: Caller | None = getattr(request.state, "caller", None)
         if found is None:
             raise Unauthenticated("send an API key", headers=_CHALLENGE)

@@ -20,13 +20,13 @@ def _drop_blanks(values: object) -> object:
     return [value for value in values if value != ""] if isinstance(values, list) else values
 
 
-def require_multipart(request: Request) -> None:
+async def require_multipart(request: Request) -> None:
     """A dependency. Raises `NotMultipart`."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise NotMultipart("send the fields and files as multipart/form-data")
 
 
-def form_or_nothing(request: Request) -> None:
+async def form_or_nothing(request: Request) -> None:
     """A dependency of routes that can do without a body. Raises `NotMultipart`."""
     kind = request.headers.get("content-type", "multipart/form-data").lower()
     if not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):

@@ -69,7 +69,7 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
-def _inference(request: Request) -> Inference:
+async def _inference(request: Request) -> Inference:
     found: Inference = request.app.state.inference
     return found
 

@@ -10,13 +10,15 @@ from service.answers import build
 from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
 from service.api.forms import Files, read, read_support, require_multipart
-from service.classifier import Outcome
+from service.classifier import Classifier, Outcome
 from service.schemas import AttentionMode, Predictions
 from service.settings import Settings
 from service.tasks import Ask
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
 
+#: So many probabilities are written sooner than a thread is woken to do it.
+_FEW = 200
 
 DESCRIPTION = """\
 Send a few labelled images (the support set) and the images to classify (the queries); nothing
@@ -85,7 +87,6 @@ async def predict(
         float | None, Form(gt=0, description="Learning rate of these steps.")
     ] = None,
 ) -> Response:
-    settings = classifier.settings
     support = await read_support(
         classifier,
         ("support_images", support_images),
@@ -99,13 +100,23 @@ async def predict(
         wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
         async with classifier.admission.admit(ask.images, timeout) as deadline:
             outcome = await classifier.classify(ask, wanted, keep, deadline)
-            # Serialised off the event loop: overlays and maps may run to megabytes.
-            return await classifier.off_loop(serialised, outcome, attention, top_k, settings)
+            return await rendered(classifier, outcome, attention, top_k)
 
     return Response(await unless_gone(request, answer()), media_type="application/json")
 
 
-def serialised(
+async def rendered(
+    classifier: Classifier, outcome: Outcome, mode: AttentionMode, top_k: int | None
+) -> bytes:
+    """The answer as JSON; off the event loop where it is large: overlays and maps may run to
+    megabytes. Raises `AnswerTooLarge`."""
+    small = mode is AttentionMode.none and outcome.answer.logits.size <= _FEW
+    if small:
+        return _serialised(outcome, mode, top_k, classifier.settings)
+    return await classifier.off_loop(_serialised, outcome, mode, top_k, classifier.settings)
+
+
+def _serialised(
     outcome: Outcome, mode: AttentionMode, top_k: int | None, settings: Settings
 ) -> bytes:
     return build(outcome, mode, top_k, settings).model_dump_json().encode()

@@ -20,7 +20,7 @@ _MAX_NAME, _MAX_METADATA, MAX_TTL = 200, 16_384, 10 * 365 * 24 * 3600
 _MAX_KEY, _MAX_CURSOR = 255, 500
 
 
-def _revisions(
+async def _revisions(
     if_match: Annotated[
         str | None,
         Header(description='Only if the set is at this revision, such as `"3"`; else 412.'),
@@ -38,7 +38,7 @@ def _revisions(
 IfMatch = Annotated[frozenset[int] | None, Depends(_revisions)]
 
 
-def _idempotency_key(
+async def _idempotency_key(
     idempotency_key: Annotated[
         str | None,
         Header(

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, Up
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.forms import Files, form_or_nothing, read, read_support, require_multipart
-from service.api.predictions import serialised
+from service.api.predictions import rendered
 from service.api.set_documents import (
     AddedExamples,
     ExamplePage,
@@ -380,7 +380,7 @@ async def predict_support_set(
 
     async def work() -> bytes:
         outcome = await use_set(classifier, store, caller, set_id, timeout, images, ask)
-        return await classifier.off_loop(serialised, outcome, attention, top_k, classifier.settings)
+        return await rendered(classifier, outcome, attention, top_k)
 
     return Response(await unless_gone(request, work()), media_type="application/json")
 

@@ -123,18 +123,22 @@ class Keys:
     def any(self) -> bool:
         """Whether a key was ever made; revoked ones count, so that revoking the last one does not
         throw the service open."""
-        now = time.monotonic()
-        if now < self._closed_until:
-            return True
-        if now < self._open_until:
-            return False
+        if (known := self.any_known()) is not None:
+            return known
         with self._database.read() as connection:
             found = connection.execute(select(api_keys.c.id).limit(1)).first() is not None
         if found:
             self._closed_until = float("inf")  # keys are never deleted
         else:
-            self._open_until = now + BELIEVED_S
+            self._open_until = time.monotonic() + BELIEVED_S
         return found
+
+    def any_known(self) -> bool | None:
+        """What `any` said a moment ago, or None; it does not block."""
+        now = time.monotonic()
+        if now < self._closed_until:
+            return True
+        return False if now < self._open_until else None
 
     def known(self, token: str) -> tuple[bool, Key | None]:
         """(True, answer) where this token was looked up a moment ago; it does not block."""

@@ -11,12 +11,25 @@ import json
 import logging
 import re
 import secrets
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, case, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from service.images import Upload
 from service.problems import (
@@ -58,9 +71,56 @@ REMEMBERED_S = 7 * 24 * 3600.0
 #: A use is written down only when it puts the expiry off by this part of the ttl: predicting must
 #: not cost a write each time. The part comes on top, so a set lives its whole ttl after any use.
 _SLACK, _MOST_SLACK_S = 0.05, 60.0
+#: Examples whose ids, labels, names and digests are kept in memory, each about half a kilobyte.
+_MOST_LISTED = 20_000
+#: Built once: it is asked in every request about a set, and building costs more than asking.
+_ONE_SET = select(support_sets).where(
+    support_sets.c.id == bindparam("wanted_id"), support_sets.c.owner == bindparam("wanted_owner")
+)
+_LOCKED_SET = _ONE_SET.with_for_update()
 _FACTS = [column for column in examples.c if column.name not in ("data", "set_id")]
 
 Revisions = frozenset[int] | None  # None: any
+
+
+class _Listing(NamedTuple):
+    """What the examples of a set are at one revision, each by position."""
+
+    revision: int
+    ids: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+class _Listings:
+    """The listings of the sets that were asked last, so that a set is read once for each revision.
+    Safe in threads."""
+
+    def __init__(self, most_examples: int) -> None:
+        self._most, self._count = most_examples, 0
+        self._lock = threading.Lock()
+        self._sets: OrderedDict[str, _Listing] = OrderedDict()
+
+    def get(self, set_id: str, revision: int) -> _Listing | None:
+        with self._lock:
+            found = self._sets.get(set_id)
+            if found is None or found.revision != revision:
+                return None
+            self._sets.move_to_end(set_id)
+            return found
+
+    def put(self, set_id: str, listing: _Listing) -> None:
+        with self._lock:
+            old = self._sets.pop(set_id, None)
+            self._sets[set_id] = listing
+            self._count += _weight(listing) - (_weight(old) if old else 0)
+            while self._count > self._most:
+                self._count -= _weight(self._sets.popitem(last=False)[1])
+
+
+def _weight(listing: _Listing) -> int:
+    return 1 + len(listing.ids)
 
 
 class SupportSets:
@@ -70,6 +130,7 @@ class SupportSets:
         self, database: Database, limits: Limits, clock: Callable[[], float] = time.time
     ) -> None:
         self._database, self._limits, self.clock = database, limits, clock
+        self._listings = _Listings(_MOST_LISTED)
 
     # Sets
 
@@ -232,29 +293,21 @@ class SupportSets:
         """The set as the classifier sees it; counts as a use. Raises as `get`."""
         with self._database.read() as connection:
             row = self._row(connection, owner, set_id)
-            query = select(examples.c.id, examples.c.label, examples.c.sha256, examples.c.name)
-            rows = connection.execute(
-                query.where(examples.c.set_id == set_id).order_by(examples.c.position)
-            ).all()
+            listing = self._listing(connection, set_id, row.revision)
         with suppress(StoreUnavailable):  # no reason to refuse an answer that needs no write
             self._touch(row)
 
         def load(positions: Sequence[int]) -> list[Upload]:
-            wanted = [rows[position] for position in positions]
-            data = self._data([one.id for one in wanted])
-            if len(data) < len({one.id for one in wanted}):
+            ids = [listing.ids[position] for position in positions]
+            data = self._data(ids)
+            if len(data) < len(set(ids)):
                 raise SetChanged(f"{set_id} was changed while it was asked; ask again")
             return [
-                Upload(FileRef("examples", position, one.name), data[one.id])
-                for position, one in zip(positions, wanted, strict=True)
+                Upload(FileRef("examples", position, listing.names[position]), data[one])
+                for position, one in zip(positions, ids, strict=True)
             ]
 
-        return StoredSupport(
-            key=f"{set_id}@{row.revision}",
-            labels=tuple(one.label for one in rows),
-            digests=tuple(one.sha256 for one in rows),
-            load=load,
-        )
+        return StoredSupport(f"{set_id}@{row.revision}", listing.labels, listing.digests, load)
 
     def sweep(self) -> int:
         """Delete what has expired: examples at once, sets after a week. Returns how many sets lost
@@ -293,10 +346,8 @@ class SupportSets:
         """The set's row, locked until the transaction ends if asked for."""
         row = None
         if _SET_ID.fullmatch(set_id):
-            query = select(support_sets).where(
-                support_sets.c.id == set_id, support_sets.c.owner == owner
-            )
-            row = connection.execute(query.with_for_update() if lock else query).first()
+            wanted = {"wanted_id": set_id, "wanted_owner": owner}
+            row = connection.execute(_LOCKED_SET if lock else _ONE_SET, wanted).first()
         if row is None:
             raise UnknownSet("there is no such support set")
         if row.expires_at is not None and row.expires_at <= self.clock():
@@ -308,6 +359,17 @@ class SupportSets:
                 revision=row.revision,
             )
         return row
+
+    def _listing(self, connection: Connection, set_id: str, revision: int) -> _Listing:
+        """The examples of a set whose row is at `revision` in this transaction."""
+        found = self._listings.get(set_id, revision)
+        if found is None:
+            columns = examples.c.id, examples.c.label, examples.c.sha256, examples.c.name
+            query = select(*columns).where(examples.c.set_id == set_id)
+            rows = connection.execute(query.order_by(examples.c.position)).all()
+            found = _Listing(revision, *zip(*rows, strict=True))
+            self._listings.put(set_id, found)
+        return found
 
     def _bump(self, connection: Connection, row: Row[Any], now: float, **values: object) -> None:
         changed = {"revision": row.revision + 1, "updated_at": now} | values
