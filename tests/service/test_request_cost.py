@@ -41,9 +41,7 @@ def test_no_route_or_dependency_is_sent_to_a_thread() -> None:
     assert len(calls) > 20
 
     def is_async(call: object) -> bool:
-        return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
-            getattr(type(call), "__call__", None)
-        )
+        return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
 
     assert [call for call in calls if not is_async(call)] == []
 
