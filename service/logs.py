@@ -57,5 +57,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": level},
         # Its "error" logger is its general one; only the name is misleading.
-        "loggers": {"uvicorn": {"level": level}, "uvicorn.access": {"level": "WARNING"}},
+        "loggers": {
+            "uvicorn": {"level": level},
+            "uvicorn.access": {"level": "WARNING"},
+            "alembic.runtime.plugins": {"level": "WARNING"},  # six lines at each start
+        },
     }
