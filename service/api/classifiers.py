@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from service.api.auth import Reader
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
+from service.api.fields import INNER_LR, MODEL, STEPS
 from service.api.set_use import use_set
 from service.export import etag, export_stored
 from service.stored import StoredSupport
@@ -54,16 +55,9 @@ async def get_support_set_classifier(
     classifier: ClassifierDep,
     store: StoreDep,
     timeout: TimeoutDep,
-    model: Annotated[str, Query(description="Id of a model, from `GET /v1/models`.")],
-    steps: Annotated[
-        int | None,
-        Query(
-            ge=0, description="Gradient steps of the adaptation; only for models that have them."
-        ),
-    ] = None,
-    inner_lr: Annotated[
-        float | None, Query(gt=0, description="Learning rate of these steps.")
-    ] = None,
+    model: Annotated[str, Query(description=MODEL)],
+    steps: Annotated[int | None, Query(ge=0, description=STEPS)] = None,
+    inner_lr: Annotated[float | None, Query(gt=0, description=INNER_LR)] = None,
     if_none_match: Annotated[
         str | None, Header(description="ETags of files that you have; 304 if one is this.")
     ] = None,

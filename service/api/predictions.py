@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, Response
 
 from service.answers import build
 from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
+from service.api.fields import Archive, Attention, InnerLr, Model, QueryImages, Steps, TopK
 from service.api.forms import Files, read, read_support, require_multipart
 from service.classifier import Classifier, Outcome
 from service.schemas import AttentionMode, Predictions
@@ -58,7 +59,7 @@ async def predict(
     request: Request,
     classifier: ClassifierDep,
     timeout: TimeoutDep,
-    model: Annotated[str, Form(description="Id of a model, from `GET /v1/models`.")],
+    model: Model,
     support_images: Annotated[
         Files,
         File(default_factory=list, description="Labelled images, of at least two classes."),
@@ -67,25 +68,12 @@ async def predict(
         list[str],
         Form(default_factory=list, description="One label per support image, in the same order."),
     ],
-    query_images: Annotated[Files, File(description="The images to classify.")],
-    support_archive: Annotated[
-        UploadFile | None,
-        File(description="Instead of images and labels: a zip with one folder per class."),
-    ] = None,
-    attention: Annotated[
-        AttentionMode,
-        Form(description="Also answer what the model looked at, as numbers or as pictures."),
-    ] = AttentionMode.none,
-    top_k: Annotated[
-        int | None, Form(ge=1, description="Only the `top_k` most probable classes of each query.")
-    ] = None,
-    steps: Annotated[
-        int | None,
-        Form(ge=0, description="Gradient steps of the adaptation; only for models that have them."),
-    ] = None,
-    inner_lr: Annotated[
-        float | None, Form(gt=0, description="Learning rate of these steps.")
-    ] = None,
+    query_images: QueryImages,
+    support_archive: Archive = None,
+    attention: Attention = AttentionMode.none,
+    top_k: TopK = None,
+    steps: Steps = None,
+    inner_lr: InnerLr = None,
 ) -> Response:
     support = await read_support(
         classifier,

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Request, Response
 
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
+from service.api.fields import Archive, Attention, InnerLr, Model, QueryImages, Steps, TopK
 from service.api.forms import Files, form_or_nothing, read, read_support, require_multipart
 from service.api.predictions import rendered
 from service.api.set_documents import (
@@ -57,10 +58,6 @@ Labels = Annotated[
         default_factory=list,
         description="One label per image, in the same order; or one label for all of them.",
     ),
-]
-Archive = Annotated[
-    UploadFile | None,
-    File(description="Instead of images and labels: a zip with one folder per class."),
 ]
 Limit = Annotated[int, Query(ge=1, le=100, description="Most entries in one answer.")]
 Cursor = Annotated[
@@ -349,23 +346,13 @@ async def predict_support_set(
     caller: Reader,
     classifier: ClassifierDep,
     store: StoreDep,
-    model: Annotated[str, Form(description="Id of a model, from `GET /v1/models`.")],
-    query_images: Annotated[Files, File(description="The images to classify.")],
+    model: Model,
+    query_images: QueryImages,
     timeout: TimeoutDep,
-    attention: Annotated[
-        AttentionMode,
-        Form(description="Also answer what the model looked at, as numbers or as pictures."),
-    ] = AttentionMode.none,
-    top_k: Annotated[
-        int | None, Form(ge=1, description="Only the `top_k` most probable classes of each query.")
-    ] = None,
-    steps: Annotated[
-        int | None,
-        Form(ge=0, description="Gradient steps of the adaptation; only for models that have them."),
-    ] = None,
-    inner_lr: Annotated[
-        float | None, Form(gt=0, description="Learning rate of these steps.")
-    ] = None,
+    attention: Attention = AttentionMode.none,
+    top_k: TopK = None,
+    steps: Steps = None,
+    inner_lr: InnerLr = None,
 ) -> Response:
     queries = await read("query_images", query_images)
     wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
