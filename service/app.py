@@ -15,12 +15,14 @@ from service import faults, openapi, tracing
 from service.api import (
     classifiers,
     evaluations,
+    examples,
     health,
     inference,
     metrics,
     models,
     pages,
     predictions,
+    set_predictions,
     support_sets,
 )
 from service.api.allowance import Allowance
@@ -42,6 +44,11 @@ Faults are answered as problem documents (RFC 9457, `application/problem+json`) 
 stable; where a file is at fault, `file` names its field, position and name.
 """
 
+#: Every router, in the document's order.
+NOUNS = (
+    pages, models, predictions, support_sets, examples, set_predictions, evaluations, classifiers,
+    inference, health, metrics,
+)  # fmt: skip
 #: What pages of `cors_origins` may send, and read of an answer.
 ALLOWED_HEADERS = (
     "Authorization",
@@ -110,8 +117,7 @@ def create_app(
     app.state.lifecycle = lifecycle
     app.state.metrics = counts
     app.state.inference = protocol
-    nouns = (pages, models, predictions, support_sets, evaluations, classifiers, inference)
-    for noun in (*nouns, health, metrics):
+    for noun in NOUNS:
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=pages.WEB), name="static")
     faults.install(app)

@@ -10,14 +10,20 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Query, Request
 
 from service.problems import InvalidRequest
+from service.store.records import ExampleRecord, SetRecord
 from service.store.replays import Once
 from service.tasks import Example
 
 _MAX_NAME, _MAX_METADATA, MAX_TTL = 200, 16_384, 10 * 365 * 24 * 3600
 _MAX_KEY, _MAX_CURSOR = 255, 500
+
+Limit = Annotated[int, Query(ge=1, le=100, description="Most entries in one answer.")]
+Cursor = Annotated[
+    str | None, Query(max_length=_MAX_CURSOR, description="`next_cursor` of the answer before.")
+]
 
 
 async def _revisions(
@@ -36,6 +42,11 @@ async def _revisions(
 
 
 IfMatch = Annotated[frozenset[int] | None, Depends(_revisions)]
+
+
+def etag(record: SetRecord) -> str:
+    """What `If-Match` is compared with."""
+    return f'"{record.revision}"'
 
 
 async def _idempotency_key(
@@ -115,9 +126,13 @@ def _depth(value: object) -> int:
     return 1 + max((_depth(one) for one in inner), default=0)
 
 
-def cursor(*parts: object) -> str:
-    """An opaque place in a list."""
-    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+def next_set(last: SetRecord) -> str:
+    """Where a list goes on after its `last`."""
+    return _cursor(last.created_at, last.id)
+
+
+def next_example(last: ExampleRecord) -> str:
+    return _cursor(last.position)
 
 
 def after_set(text: str | None) -> tuple[float, str] | None:
@@ -140,6 +155,11 @@ def after_example(text: str | None) -> int:
         case [int() as position] if 0 <= position < 1 << 62:
             return position
     raise InvalidRequest("cursor: send the next_cursor of an answer")
+
+
+def _cursor(*parts: object) -> str:
+    """An opaque place in a list."""
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
 
 def _parts(text: str | None) -> object:

@@ -10,22 +10,8 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from sqlalchemy import event
 
-from service.api import (
-    classifiers,
-    evaluations,
-    health,
-    inference,
-    metrics,
-    models,
-    pages,
-    predictions,
-    support_sets,
-)
+from service.app import NOUNS
 from tests.service.asking import encoded, noise, task
-
-NOUNS = (
-    pages, models, predictions, support_sets, evaluations, classifiers, inference, health, metrics,
-)  # fmt: skip
 
 
 def _all(dependant: Dependant) -> Iterator[Dependant]:
