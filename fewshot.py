@@ -19,6 +19,11 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The zoo: list, show and verify its entries.", no_args_is_help=True)
 app.add_typer(models, name="models")
+plot = typer.Typer(
+    help="Figures of the papers from your own runs, as PNG with the numbers beside it as CSV.",
+    no_args_is_help=True,
+)
+app.add_typer(plot, name="plot")
 keys = typer.Typer(help="API keys of the service: create, list, revoke.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
@@ -192,10 +197,10 @@ def export(
     training().export(run, zoo)
 
 
-def training() -> ModuleType:
+def training(module: str = "training.commands") -> ModuleType:
     """The training commands, or a line saying how to install them."""
     try:
-        return import_module("training.commands")
+        return import_module(module)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package in ("training", "models_zoo"):
@@ -206,6 +211,25 @@ def training() -> ModuleType:
             err=True,
         )
         raise typer.Exit(2) from None
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+Run = Annotated[Path, typer.Argument(help="Folder of a run of `fewshot train`.")]
+Runs = Annotated[list[Path], typer.Argument(help="Folders of runs of `fewshot train`.")]
+Picture = Annotated[
+    Path | None,
+    typer.Option(help="The PNG; the CSV gets its name. Default: in RUN/plots, of the first run."),
+]
+
+
+@plot.command("validation")
+def plot_validation(runs: Runs, out: Picture = None) -> None:
+    """Validation accuracy over iterations, a line for each run (seed 001, Fig. 3).
+
+    Example: fewshot plot validation runs/maml-omniglot runs/ta-maml-omniglot
+    """
+    training("training.plots.commands").validation(runs, out)
 
 
 # --- the zoo ---------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from training.data.load import load_splits
 from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import PackedStore
 from training.evaluate import evaluate
+from training.history import HISTORY, History
 from training.objectives import build_objective
 from training.recipe import EpisodeConfig, Recipe, RecipeError
 from training.tuning import keep_memory
@@ -55,6 +56,7 @@ class Run:
     out/last.pt            the state after the last checkpointed step
     out/best.safetensors   the weights with the best validation accuracy; its metadata say which
     out/tensorboard/       curves
+    out/history.npz        what `fewshot plot` draws, for every step; see `training.history`
     out/.lock              held while a process trains in `out`
     """
 
@@ -91,8 +93,10 @@ class Run:
         self.interrupted = False
         self.seconds = 0.0
         self.best = Best()
+        self.history = History()
 
     def save(self) -> None:
+        self.history.save(self.out)
         checkpoint.save(
             self.out / "last.pt",
             {
@@ -122,6 +126,7 @@ class Run:
             )
         state = checkpoint.load(self.out / "last.pt", self.device)
         self.step, self.seconds, self.best = state["step"], state["seconds"], Best(**state["best"])
+        self.history.load(self.out, self.step)
         self.learner.load_state_dict(state["learner"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -251,7 +256,7 @@ def train(
         if (out / "last.pt").exists() and not fresh:
             run.resume()
         else:
-            for stale in ("last.pt", BEST):
+            for stale in ("last.pt", BEST, HISTORY):
                 (out / stale).unlink(missing_ok=True)
             text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
             checkpoint.write_atomically(out / "recipe.yaml", text.encode())
@@ -314,6 +319,8 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
         if regular or run.step == until:
             accuracy = run.validate(extra=not regular)
             board.add_scalar("val/accuracy", accuracy, run.step)
+            if regular:
+                run.history.add(run.step, "validation", torch.tensor(accuracy))
             tick(run.step, {"val": accuracy})
         run.seconds += time.perf_counter() - started
         if run.step % recipe.checkpoint_every == 0 or run.step == until:

@@ -74,7 +74,8 @@ def state_of(folder: Path) -> dict[str, Any]:
     """Everything that decides how a run goes on, and what it has kept."""
     last = checkpoint.load(folder / "last.pt", torch.device("cpu"))
     del last["seconds"]
-    return last | {"best weights": (folder / "best.safetensors").read_bytes()}
+    kept = {"best weights": "best.safetensors", "history": "history.npz"}
+    return last | {what: (folder / name).read_bytes() for what, name in kept.items()}
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:

@@ -1,0 +1,22 @@
+"""What the figures read of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.checkpoint import CheckpointError
+from training.history import HISTORY, Series, read_history
+
+
+def series_of(run: Path, name: str, hint: str = "") -> Series:
+    """The rows of `name` in a run's history. Raises `CheckpointError`, with a hint."""
+    history = read_history(run)
+    if name not in history:
+        raise CheckpointError(f"{run / HISTORY}: no {name!r} in it" + (f"; {hint}" if hint else ""))
+    return history[name]
+
+
+def names_of(runs: list[Path]) -> list[str]:
+    """The folders' names; whole paths where two are called alike."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
