@@ -1,4 +1,8 @@
-"""Every request as a value, which the two clients send each in its own way."""
+"""Every request as a value, which the two clients send each in its own way.
+
+The functions that give a `Call` are the clients' methods: what stands here of names, defaults and
+words is what their users see.
+"""
 
 from __future__ import annotations
 
@@ -64,14 +68,17 @@ class Call(Generic[T]):
 
 
 def models() -> Call[list[Model]]:
+    """Every model's card."""
     return Call("GET", "/v1/models", lambda r: _document(ModelList)(r).models, True)
 
 
 def model(model_id: str) -> Call[Model]:
+    """One model's card."""
     return Call("GET", f"/v1/models/{_segment(model_id)}", _document(Model), True)
 
 
 def limits() -> Call[Limits]:
+    """What the service takes, whatever the model."""
     return Call("GET", "/v1/limits", _document(Limits), True)
 
 
@@ -79,11 +86,13 @@ def classify(
     model: str,
     support: Support,
     queries: Image | Iterable[Image],
-    attention: AttentionMode,
-    top_k: int | None,
-    steps: int | None,
-    inner_lr: float | None,
+    *,
+    attention: AttentionMode = "none",
+    top_k: int | None = None,
+    steps: int | None = None,
+    inner_lr: float | None = None,
 ) -> Call[Predictions]:
+    """Classify images from a few labelled ones; nothing is stored."""
     files, fields = labelled(support, "support_images", "support_labels", "support_archive")
     files += parts("query_images", queries)
     form = fields | _options(model, attention, top_k, steps, inner_lr)
@@ -94,11 +103,13 @@ def ask(
     set_id: str,
     model: str,
     queries: Image | Iterable[Image],
-    attention: AttentionMode,
-    top_k: int | None,
-    steps: int | None,
-    inner_lr: float | None,
+    *,
+    attention: AttentionMode = "none",
+    top_k: int | None = None,
+    steps: int | None = None,
+    inner_lr: float | None = None,
 ) -> Call[Predictions]:
+    """Classify images from a support set's examples."""
     return Call(
         "POST",
         f"{_set(set_id)}/predictions",
@@ -110,12 +121,14 @@ def ask(
 
 
 def create_set(
-    support: Support | None,
-    name: str,
-    metadata: Mapping[str, Any] | None,
-    ttl: int | None,
-    idempotency_key: str | None,
+    support: Support | None = None,
+    *,
+    name: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    ttl: int | None = None,
+    idempotency_key: str | None = None,
 ) -> Call[AddedExamples]:
+    """Register a support set, empty or with its images; `ttl` is seconds after the last use."""
     files, fields = labelled(support, "images", "labels", "archive") if support else ([], {})
     form: dict[str, Any] = {**fields, "name": name}
     if metadata is not None:
@@ -127,23 +140,28 @@ def create_set(
     return Call("POST", "/v1/support-sets", parse, True, headers=headers, form=form, files=files)
 
 
-def sets(limit: int, cursor: str | None) -> Call[SupportSetPage]:
+def sets(limit: int = 100, cursor: str | None = None) -> Call[SupportSetPage]:
+    """Your support sets, the newest first."""
     params = _page(limit, cursor)
     return Call("GET", "/v1/support-sets", _document(SupportSetPage), True, params=params)
 
 
 def get_set(set_id: str) -> Call[SupportSet]:
+    """One support set with its classes."""
     return Call("GET", _set(set_id), _document(SupportSet), True)
 
 
 def update_set(
     set_id: str,
-    name: str | Unset,
-    metadata: Mapping[str, Any] | Unset,
-    ttl: int | Unset | None,
-    labels: Mapping[str, str] | Unset,
-    if_revision: int | None,
+    *,
+    name: str | Unset = UNSET,
+    metadata: Mapping[str, Any] | Unset = UNSET,
+    ttl: int | Unset | None = UNSET,
+    labels: Mapping[str, str] | Unset = UNSET,
+    if_revision: int | None = None,
 ) -> Call[SupportSet]:
+    """Change what is given; `labels` renames classes, present label to new one. `if_revision`
+    refuses (`Outdated`) if it has changed meanwhile."""
     changes = {"name": name, "metadata": metadata, "ttl": ttl, "labels": labels}
     body = {key: value for key, value in changes.items() if not isinstance(value, Unset)}
     headers = _if_match(if_revision)
@@ -153,30 +171,39 @@ def update_set(
     return Call("PATCH", _set(set_id), _document(SupportSet), again, headers=headers, body=body)
 
 
-def delete_set(set_id: str, if_revision: int | None) -> Call[None]:
+def delete_set(set_id: str, *, if_revision: int | None = None) -> Call[None]:
+    """Delete a support set with all its examples."""
     return Call("DELETE", _set(set_id), _nothing, False, headers=_if_match(if_revision))
 
 
 def add(
-    set_id: str, support: Support, if_revision: int | None, idempotency_key: str | None
+    set_id: str,
+    support: Support,
+    *,
+    if_revision: int | None = None,
+    idempotency_key: str | None = None,
 ) -> Call[AddedExamples]:
+    """Add labelled images; the results say what became of each."""
     files, form = labelled(support, "images", "labels", "archive")
     headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex} | _if_match(if_revision)
     path, parse = f"{_set(set_id)}/examples", _document(AddedExamples)
     return Call("POST", path, parse, True, headers=headers, form=form, files=files)
 
 
-def examples(set_id: str, limit: int, cursor: str | None) -> Call[ExamplePage]:
+def examples(set_id: str, limit: int = 100, cursor: str | None = None) -> Call[ExamplePage]:
+    """The examples, in stored order."""
     path, params = f"{_set(set_id)}/examples", _page(limit, cursor)
     return Call("GET", path, _document(ExamplePage), True, params=params)
 
 
 def image(set_id: str, example_id: str) -> Call[bytes]:
+    """An example's image, byte for byte as it was sent."""
     path = f"{_set(set_id)}/examples/{_segment(example_id)}/image"
     return Call("GET", path, lambda response: response.content, True)
 
 
-def delete_example(set_id: str, example_id: str, if_revision: int | None) -> Call[None]:
+def delete_example(set_id: str, example_id: str, *, if_revision: int | None = None) -> Call[None]:
+    """Delete one example."""
     path = f"{_set(set_id)}/examples/{_segment(example_id)}"
     return Call("DELETE", path, _nothing, False, headers=_if_match(if_revision))
 

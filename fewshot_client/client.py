@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from functools import update_wrapper
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_args, get_type_hints
 
 import httpx
 
 from fewshot_client import calls
-from fewshot_client.calls import UNSET, AttentionMode, Call, Unset
-from fewshot_client.documents import (
-    AddedExamples,
-    ExamplePage,
-    Limits,
-    Model,
-    Predictions,
-    SupportSet,
-    SupportSetPage,
-)
+from fewshot_client.calls import Call
 from fewshot_client.errors import ConnectionFailed, of_response
 from fewshot_client.retry import Retry
-from fewshot_client.sources import Image, Support
 
+P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _CONNECT_S = 10.0
 
@@ -42,6 +35,38 @@ def _options(
         "headers": sent,
         "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_S)),
     }
+
+
+def _sent(call: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """A method of `Client` that makes the call and sends it."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._send(call(*args, **kwargs))
+
+    return _shown_as(call, method)
+
+
+def _awaited(
+    call: Callable[P, Call[T]],
+) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """As `_sent`, for `AsyncClient`."""
+
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._send(call(*args, **kwargs))
+
+    return _shown_as(call, method)
+
+
+def _shown_as(call: Callable[..., Call[Any]], method: F) -> F:
+    """`method` with the name, words and signature of `call`, but giving the answer itself."""
+    update_wrapper(method, call)
+    (answer,) = get_args(get_type_hints(call)["return"])
+    signature = inspect.signature(call)
+    me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    parameters = [me, *signature.parameters.values()]
+    shown = signature.replace(parameters=parameters, return_annotation=answer)
+    method.__signature__ = shown  # type: ignore[attr-defined]
+    return method
 
 
 class Client:
@@ -69,149 +94,26 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         self._http.close()
 
-    def models(self) -> list[Model]:
-        """Every model's card."""
-        return self._send(calls.models())
-
-    def model(
-        self,
-        model_id: str,
-    ) -> Model:
-        """One model's card."""
-        return self._send(calls.model(model_id))
-
-    def limits(self) -> Limits:
-        """What the service takes, whatever the model."""
-        return self._send(calls.limits())
-
-    def classify(
-        self,
-        model: str,
-        support: Support,
-        queries: Image | Iterable[Image],
-        *,
-        attention: AttentionMode = "none",
-        top_k: int | None = None,
-        steps: int | None = None,
-        inner_lr: float | None = None,
-    ) -> Predictions:
-        """Classify images from a few labelled ones; nothing is stored."""
-        return self._send(
-            calls.classify(model, support, queries, attention, top_k, steps, inner_lr)
-        )
-
-    def create_set(
-        self,
-        support: Support | None = None,
-        *,
-        name: str = "",
-        metadata: Mapping[str, Any] | None = None,
-        ttl: int | None = None,
-        idempotency_key: str | None = None,
-    ) -> AddedExamples:
-        """Register a support set, empty or with its images; `ttl` is seconds after the last use."""
-        return self._send(calls.create_set(support, name, metadata, ttl, idempotency_key))
-
-    def sets(
-        self,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> SupportSetPage:
-        """Your support sets, the newest first."""
-        return self._send(calls.sets(limit, cursor))
-
-    def get_set(
-        self,
-        set_id: str,
-    ) -> SupportSet:
-        """One support set with its classes."""
-        return self._send(calls.get_set(set_id))
-
-    def update_set(
-        self,
-        set_id: str,
-        *,
-        name: str | Unset = UNSET,
-        metadata: Mapping[str, Any] | Unset = UNSET,
-        ttl: int | Unset | None = UNSET,
-        labels: Mapping[str, str] | Unset = UNSET,
-        if_revision: int | None = None,
-    ) -> SupportSet:
-        """Change what is given; `labels` renames classes, present label to new one. `if_revision`
-        refuses (`Outdated`) if it has changed meanwhile."""
-        return self._send(calls.update_set(set_id, name, metadata, ttl, labels, if_revision))
-
-    def delete_set(
-        self,
-        set_id: str,
-        *,
-        if_revision: int | None = None,
-    ) -> None:
-        """Delete a support set with all its examples."""
-        return self._send(calls.delete_set(set_id, if_revision))
-
-    def add(
-        self,
-        set_id: str,
-        support: Support,
-        *,
-        if_revision: int | None = None,
-        idempotency_key: str | None = None,
-    ) -> AddedExamples:
-        """Add labelled images; the results say what became of each."""
-        return self._send(calls.add(set_id, support, if_revision, idempotency_key))
-
-    def examples(
-        self,
-        set_id: str,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> ExamplePage:
-        """The examples, in stored order."""
-        return self._send(calls.examples(set_id, limit, cursor))
-
-    def image(
-        self,
-        set_id: str,
-        example_id: str,
-    ) -> bytes:
-        """An example's image, byte for byte as it was sent."""
-        return self._send(calls.image(set_id, example_id))
-
-    def delete_example(
-        self,
-        set_id: str,
-        example_id: str,
-        *,
-        if_revision: int | None = None,
-    ) -> None:
-        """Delete one example."""
-        return self._send(calls.delete_example(set_id, example_id, if_revision))
-
-    def ask(
-        self,
-        set_id: str,
-        model: str,
-        queries: Image | Iterable[Image],
-        *,
-        attention: AttentionMode = "none",
-        top_k: int | None = None,
-        steps: int | None = None,
-        inner_lr: float | None = None,
-    ) -> Predictions:
-        """Classify images from a support set's examples."""
-        return self._send(calls.ask(set_id, model, queries, attention, top_k, steps, inner_lr))
+    models = _sent(calls.models)
+    model = _sent(calls.model)
+    limits = _sent(calls.limits)
+    classify = _sent(calls.classify)
+    create_set = _sent(calls.create_set)
+    sets = _sent(calls.sets)
+    get_set = _sent(calls.get_set)
+    update_set = _sent(calls.update_set)
+    delete_set = _sent(calls.delete_set)
+    add = _sent(calls.add)
+    examples = _sent(calls.examples)
+    image = _sent(calls.image)
+    delete_example = _sent(calls.delete_example)
+    ask = _sent(calls.ask)
 
     def _send(self, call: Call[T]) -> T:
         tried = 0
@@ -250,151 +152,26 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def models(self) -> list[Model]:
-        """Every model's card."""
-        return await self._send(calls.models())
-
-    async def model(
-        self,
-        model_id: str,
-    ) -> Model:
-        """One model's card."""
-        return await self._send(calls.model(model_id))
-
-    async def limits(self) -> Limits:
-        """What the service takes, whatever the model."""
-        return await self._send(calls.limits())
-
-    async def classify(
-        self,
-        model: str,
-        support: Support,
-        queries: Image | Iterable[Image],
-        *,
-        attention: AttentionMode = "none",
-        top_k: int | None = None,
-        steps: int | None = None,
-        inner_lr: float | None = None,
-    ) -> Predictions:
-        """Classify images from a few labelled ones; nothing is stored."""
-        return await self._send(
-            calls.classify(model, support, queries, attention, top_k, steps, inner_lr)
-        )
-
-    async def create_set(
-        self,
-        support: Support | None = None,
-        *,
-        name: str = "",
-        metadata: Mapping[str, Any] | None = None,
-        ttl: int | None = None,
-        idempotency_key: str | None = None,
-    ) -> AddedExamples:
-        """Register a support set, empty or with its images; `ttl` is seconds after the last use."""
-        return await self._send(calls.create_set(support, name, metadata, ttl, idempotency_key))
-
-    async def sets(
-        self,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> SupportSetPage:
-        """Your support sets, the newest first."""
-        return await self._send(calls.sets(limit, cursor))
-
-    async def get_set(
-        self,
-        set_id: str,
-    ) -> SupportSet:
-        """One support set with its classes."""
-        return await self._send(calls.get_set(set_id))
-
-    async def update_set(
-        self,
-        set_id: str,
-        *,
-        name: str | Unset = UNSET,
-        metadata: Mapping[str, Any] | Unset = UNSET,
-        ttl: int | Unset | None = UNSET,
-        labels: Mapping[str, str] | Unset = UNSET,
-        if_revision: int | None = None,
-    ) -> SupportSet:
-        """Change what is given; `labels` renames classes, present label to new one. `if_revision`
-        refuses (`Outdated`) if it has changed meanwhile."""
-        return await self._send(calls.update_set(set_id, name, metadata, ttl, labels, if_revision))
-
-    async def delete_set(
-        self,
-        set_id: str,
-        *,
-        if_revision: int | None = None,
-    ) -> None:
-        """Delete a support set with all its examples."""
-        return await self._send(calls.delete_set(set_id, if_revision))
-
-    async def add(
-        self,
-        set_id: str,
-        support: Support,
-        *,
-        if_revision: int | None = None,
-        idempotency_key: str | None = None,
-    ) -> AddedExamples:
-        """Add labelled images; the results say what became of each."""
-        return await self._send(calls.add(set_id, support, if_revision, idempotency_key))
-
-    async def examples(
-        self,
-        set_id: str,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> ExamplePage:
-        """The examples, in stored order."""
-        return await self._send(calls.examples(set_id, limit, cursor))
-
-    async def image(
-        self,
-        set_id: str,
-        example_id: str,
-    ) -> bytes:
-        """An example's image, byte for byte as it was sent."""
-        return await self._send(calls.image(set_id, example_id))
-
-    async def delete_example(
-        self,
-        set_id: str,
-        example_id: str,
-        *,
-        if_revision: int | None = None,
-    ) -> None:
-        """Delete one example."""
-        return await self._send(calls.delete_example(set_id, example_id, if_revision))
-
-    async def ask(
-        self,
-        set_id: str,
-        model: str,
-        queries: Image | Iterable[Image],
-        *,
-        attention: AttentionMode = "none",
-        top_k: int | None = None,
-        steps: int | None = None,
-        inner_lr: float | None = None,
-    ) -> Predictions:
-        """Classify images from a support set's examples."""
-        return await self._send(
-            calls.ask(set_id, model, queries, attention, top_k, steps, inner_lr)
-        )
+    models = _awaited(calls.models)
+    model = _awaited(calls.model)
+    limits = _awaited(calls.limits)
+    classify = _awaited(calls.classify)
+    create_set = _awaited(calls.create_set)
+    sets = _awaited(calls.sets)
+    get_set = _awaited(calls.get_set)
+    update_set = _awaited(calls.update_set)
+    delete_set = _awaited(calls.delete_set)
+    add = _awaited(calls.add)
+    examples = _awaited(calls.examples)
+    image = _awaited(calls.image)
+    delete_example = _awaited(calls.delete_example)
+    ask = _awaited(calls.ask)
 
     async def _send(self, call: Call[T]) -> T:
         tried = 0
