@@ -1,0 +1,76 @@
+"""A page for everyone: axe, narrow screens, the keyboard alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.browser import Service, shot
+from tests.service.page.visiting import card, give, load_sample, opened
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(browser: Any, service: Service, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    # The test's script is not the page's: its policy would forbid it.
+    page = opened(browser, service, color_scheme=scheme, bypass_csp=True)
+
+    def serious() -> list[str]:
+        response = axe.run(page).response
+        assert len(response["passes"]) > 20  # it has looked
+        found = response["violations"]
+        return [
+            f"{one['id']}: {node['target']} {node['failureSummary']}"
+            for one in found
+            if one["impact"] in ("serious", "critical")
+            for node in one["nodes"]
+        ]
+
+    assert serious() == []
+    shot(page, f"empty-{scheme}", full=True)
+    load_sample(page)
+    page.locator("#other").select_option("prototypical-omniglot")
+    card(page, "loop").get_by_role("button", name="Draw").click()
+    page.locator("#measure").click()
+    page.locator("#measured .confusion").wait_for()
+    give(page, "hook", [Path(__file__)])
+    card(page, "hook").locator(".thumb.failed").wait_for()
+    shot(page, f"full-{scheme}", full=True)
+    assert serious() == []
+    page.context.close()
+
+
+def test_it_fits_a_screen_of_360_pixels(browser: Any, service: Service) -> None:
+    page = opened(browser, service, viewport={"width": 360, "height": 740}, has_touch=True)
+    wide = "document.documentElement.scrollWidth"
+    assert page.evaluate(wide) == 360
+    load_sample(page)
+    page.locator("#other").select_option("mmnet-omniglot")
+    card(page, "hook").get_by_role("button", name="Draw").click()
+    page.locator("#measure").click()
+    page.locator("#measured .confusion").wait_for()
+    assert page.evaluate(wide) == 360
+    outside = """() => [...document.querySelectorAll("body *")].filter((element) => {
+      const box = element.getBoundingClientRect();
+      return box.width > 0 && box.right > 361 && !element.closest(".scroll, pre, .off-screen");
+    }).map((element) => element.outerHTML.slice(0, 100))"""
+    assert page.evaluate(outside) == []
+    shot(page, "narrow", full=True)
+    assert page.watch.complaints == []
+    page.context.close()
+
+
+def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page: Any) -> None:
+    load_sample(page)
+    nameless = """() => [...document.querySelectorAll("button, a, input, select")].filter((one) =>
+      !one.hidden && one.offsetParent && !(one.getAttribute("aria-label") || one.textContent.trim()
+        || one.labels?.length)).map((one) => one.outerHTML)"""
+    assert page.evaluate(nameless) == []
+    page.evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    assert {"sample", "add-class", "model", "ask-draw", "layer", "measure", "take-onnx"} <= reached

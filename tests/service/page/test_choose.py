@@ -1,0 +1,50 @@
+"""Choosing an entry: measured on the visitor's own examples, or by its card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from tests.service.browser import Service, shot
+from tests.service.page.visiting import card, load_sample, set_id
+
+
+def test_leaving_one_out_measures_every_entry_and_shows_confusions(
+    page: Any, service: Service
+) -> None:
+    load_sample(page)
+    page.locator("#measure").click()
+    page.locator("#measured .confusion").wait_for()
+    answer = httpx.post(
+        f"{service.base}/v1/support-sets/{set_id(page)}/evaluations", timeout=120
+    ).json()
+    rows = page.locator("#measured .accuracies tbody tr")
+    assert rows.count() == len(answer["models"]) == page.locator("#entries > li").count()
+    wanted = next(one for one in answer["models"] if one["model"] == "stanet-cifar100")
+    right = wanted["accuracy"]
+    row = rows.filter(has_text="STANet on CIFAR-100")
+    assert f"{right['correct']} of {right['count']}" in row.inner_text()
+    row.get_by_role("button", name="Confusions").click()
+    cells = page.locator("#measured .confusion tbody td").all_inner_texts()
+    assert [int(text or 0) for text in cells] == [n for line in wanted["confusion"] for n in line]
+    for sentence in answer["advice"]["text"]:
+        assert sentence in page.locator("#measured").inner_text()
+    shot(page, "measured", full=True)
+    card(page, "loop").get_by_role("button", name="Delete example 1 of loop").click()
+    page.locator("#measured-old").wait_for()
+
+
+def test_the_entries_are_shown_with_the_facts_of_their_cards(page: Any, service: Service) -> None:
+    cards = httpx.get(f"{service.base}/v1/models").json()["models"]
+    for one in cards:
+        text = (
+            page.locator("#entries > li")
+            .filter(has=page.get_by_role("heading", name=one["title"], exact=True))
+            .inner_text()
+        )
+        assert one["paper"]["title"] in text
+        assert str(one["paper"]["year"]) in text
+        for row in one["accuracy"]:
+            assert f"{row['way']}-way {row['shot']}-shot" in text
+            assert f"{100 * row['mean']:.1f} ± {100 * row['ci95']:.1f}%" in text

@@ -1,0 +1,167 @@
+"""What goes wrong on the way: bad files, a service that is gone, sets that are gone, keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.settings import Settings
+from service.store.keys import Scope
+from service.store.store import Store
+from tests.service.browser import PATIENCE_MS, Service, running, shot
+from tests.service.page.visiting import (
+    QUERIES,
+    SAMPLES,
+    SUPPORT,
+    ask_file,
+    card,
+    give,
+    load_sample,
+    opened,
+    set_id,
+    stored,
+    thumbs,
+    until,
+    wait_best,
+    wait_count,
+)
+
+
+def test_garbage_is_refused_beside_the_file_and_sinks_nothing_else(
+    page: Any, service: Service, tmp_path: Path
+) -> None:
+    text, cut = tmp_path / "notes.png", tmp_path / "cut.png"
+    text.write_text("not an image")
+    cut.write_bytes(SUPPORT["hook"][0].read_bytes()[:200])
+    give(page, "Class 1", [text, SUPPORT["hook"][0], cut])
+    wait_count(thumbs(page, "Class 1"), 1)
+    failed = card(page, "Class 1").locator(".thumb.failed")
+    wait_count(failed, 2)
+    said = {one.locator(".file").inner_text(): one.inner_text() for one in failed.all()}
+    assert "not an image" in said["notes.png"]
+    assert "truncated or damaged" in said["cut.png"]
+    give(page, "Class 2", [text])  # nothing good among them
+    wait_count(card(page, "Class 2").locator(".thumb.failed"), 1)
+    give(page, "Class 2", [SUPPORT["hook"][0]])  # the other class has this very image
+    noted = card(page, "Class 2").locator(".thumb.noted")
+    noted.wait_for()
+    assert "already an example of “Class 1”" in noted.inner_text()
+    give(page, "Class 2", [SUPPORT["loop"][0]])
+    wait_count(thumbs(page, "Class 2"), 1)
+    assert stored(page, service) == {"Class 1": 1, "Class 2": 1}
+    ask_file(page, text)
+    page.locator("#query-fault").wait_for()
+    assert "not an image" in page.locator("#query-fault").inner_text()
+    shot(page, "garbage")
+    failed.first.get_by_role("button", name="Dismiss").click()
+    wait_count(failed, 1)
+    ask_file(page, QUERIES["loop"])
+    wait_best(page, "Class 2")
+    assert not page.locator("#query-fault").is_visible()
+
+
+def test_more_than_an_entry_takes_is_said_in_words(page: Any) -> None:
+    page.locator("#folders").set_input_files(SAMPLES / "support")
+    wait_count(thumbs(page, "loop"), 3)
+    for n in range(4, 7):
+        page.locator("#add-class").click()
+        give(page, f"Class {n}", [QUERIES["hook" if n == 4 else "loop" if n == 5 else "cross"]])
+        wait_count(thumbs(page, f"Class {n}"), 1)
+    page.locator("#model").select_option("maml-omniglot")
+    ask_file(page, SUPPORT["hook"][0])
+    fault = page.locator("#answers .fault")
+    fault.wait_for()
+    assert "More classes than the model takes" in fault.inner_text()
+
+
+def test_the_service_gone_and_back(browser: Any, tmp_path: Path) -> None:
+    with running(tmp_path / "data") as service:
+        page = opened(browser, service)
+        load_sample(page)
+        service.stop()
+        give(page, "loop", [QUERIES["loop"]])
+        page.locator("#offline").wait_for()
+        ask_file(page, QUERIES["cross"])
+        assert card(page, "loop").locator(".sending").count() == 1
+        wait_count(page.locator("#answers .answer"), 0)  # no old answer beside the new query
+        shot(page, "gone")
+        service.start()
+        page.locator("#offline").wait_for(state="hidden")
+        wait_count(thumbs(page, "loop"), 4)
+        wait_best(page, "cross")
+        assert stored(page, service) == {"cross": 3, "hook": 3, "loop": 4}
+        assert page.watch.complaints == []
+        page.context.close()
+
+
+def test_what_is_under_way_when_another_set_is_begun_stays_with_its_own(
+    page: Any, service: Service
+) -> None:
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    wait_count(thumbs(page, "Class 1"), 1)
+    held: list[Any] = []
+    # The first is held back, the others pass.
+    page.route("**/examples", lambda route: route.continue_() if held else held.append(route))
+    give(page, "Class 1", SUPPORT["hook"][1:])
+    wait_count(card(page, "Class 1").locator(".sending progress"), 2)
+    while not held:
+        page.wait_for_timeout(50)
+    first = set_id(page)
+    page.locator("#new-set").click()
+    wait_count(page.locator(".thumb"), 0)
+    with page.expect_response("**/examples"):
+        held[0].continue_()
+    give(page, "Class 2", [SUPPORT["loop"][0]])
+    wait_count(thumbs(page, "Class 2"), 1)
+    assert set_id(page) != first
+    assert stored(page, service) == {"Class 2": 1}
+    wait_count(page.locator(".thumb"), 1)
+    before = httpx.get(f"{service.base}/v1/support-sets/{first}").json()
+    assert before["classes"] == [{"label": "Class 1", "examples": 3}]
+
+
+def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(33 << 20)
+    page.on("request", lambda r: page.watch.complaints.append(r.url) if r.method == "POST" else 0)
+    give(page, "Class 1", [large])
+    failed = card(page, "Class 1").locator(".thumb.failed")
+    failed.wait_for()
+    assert "at most 33 MB" in failed.inner_text()
+
+
+def test_a_set_that_is_gone_is_said_and_left(page: Any, service: Service) -> None:
+    page.goto(f"{service.base}/#set=set_{'0' * 24}")
+    page.reload()
+    until(page, "document.getElementById('toast').textContent.includes('no such support set')")
+    assert "set=" not in page.url
+    assert page.locator("#classes > li").count() == 2
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Any, tmp_path: Path) -> None:
+    with running(tmp_path / "data", auth="required") as service:
+        page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(service.base)
+        page.locator("#key").fill("wrong")
+        page.get_by_role("button", name="Use it").click()
+        until(page, "document.getElementById('key-words').textContent.includes('not know')")
+        shot(page, "key")
+        page.locator("#key").fill(new_key(service))
+        page.get_by_role("button", name="Use it").click()
+        page.wait_for_selector("#entries li")
+        load_sample(page)
+        assert "FEWSHOT_API_KEY" in page.locator("#curl").inner_text()
+        page.reload()
+        wait_count(thumbs(page, "hook"), 3)
+        until(page, "[...document.querySelectorAll('.thumb img')].every((i) => i.naturalWidth)")
+        assert not page.locator("#key-dialog").is_visible()
+        page.context.close()
+
+
+def new_key(service: Service) -> str:
+    store = Store(Settings(data_dir=service.data))
+    return store.keys.create("page", [Scope.read, Scope.write])[1]

@@ -1,0 +1,94 @@
+"""What the page shows of an answer: attention, two entries side by side, none of these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.service.browser import Service, shot
+from tests.service.page.visiting import (
+    QUERIES,
+    SUPPORT,
+    ask_file,
+    give,
+    load_sample,
+    pixels,
+    set_id,
+    thumbs,
+    until,
+    wait_best,
+    wait_count,
+)
+
+
+def test_why_shows_where_it_looked_and_which_examples_counted(page: Any, service: Service) -> None:
+    load_sample(page)
+    until(page, "document.querySelectorAll('#why-lines path').length === 9")
+    asked = httpx.post(
+        f"{service.base}/v1/support-sets/{set_id(page)}/predictions",
+        data={"model": "stanet-omniglot", "attention": "maps"},
+        files={"query_images": QUERIES["hook"].read_bytes()},
+        timeout=60,
+    ).json()["predictions"][0]["attention"]
+    slider = page.locator("#layer")
+    assert slider.get_attribute("max") == "3"
+    for layer in (1, 2, 3):
+        slider.fill(str(layer))
+        until(
+            page,
+            "text => document.getElementById('layer-shown').textContent === text",
+            arg=f"{layer} of 3",
+        )
+        weights = [one["weight"] for one in asked["task"][layer - 1]]
+        seen = page.locator("#why-support .looked > li").evaluate_all(
+            "items => items.map((item) => Number(item.dataset.weight))"
+        )
+        assert seen == pytest.approx(weights, abs=1e-5)
+        # Thicker lines to what counted more; drawn from the thinnest to the thickest.
+        widths = page.locator("#why-lines path").evaluate_all(
+            "lines => lines.map((line) => Number(line.getAttribute('stroke-width')))"
+        )
+        assert widths == sorted(widths)
+        assert widths[-1] == pytest.approx(9.75)
+        # Warmest where the map is highest.
+        found, heat = np.array(asked["query"][layer - 1]), pixels(page.locator("#why-query"))
+        plain = np.asarray(Image.open(QUERIES["hook"]).convert("RGB").resize(heat.shape[1::-1]))
+        warmth = (plain.astype(float) - heat)[..., 2]
+        rows, columns = heat.shape[0] // 7, heat.shape[1] // 7
+        blocks = warmth[: rows * 7, : columns * 7].reshape(7, rows, 7, columns).mean((1, 3))
+        paper = plain[: rows * 7, : columns * 7].reshape(7, rows, 7, columns, 3).mean((1, 3, 4))
+        blank = paper > 250  # elsewhere the ink hides colour
+        assert np.corrcoef(blocks[blank], found[blank])[0, 1] > 0.8
+        shot(page, f"why-layer-{layer}", full=layer == 3)
+
+
+def test_two_entries_answer_the_same_query_side_by_side(page: Any, service: Service) -> None:
+    load_sample(page)
+    page.locator("#other").select_option("maml-omniglot")
+    until(page, "document.querySelectorAll('#answers .answer .bars li').length === 6")
+    titles = page.locator("#answers h3").all_inner_texts()
+    assert [title.split(" on ")[0] for title in titles] == ["STANet", "MAML"]
+    page.locator("#why-models").get_by_role("button", name="MAML").click()
+    until(page, "document.getElementById('why-none').textContent.includes('no attention')")
+    shot(page, "compare", full=True)
+    entry = page.locator("#entries > li", has_text="MM-Net")
+    entry.get_by_role("button", name="Use").click()
+    wait_best(page, "hook")
+    assert "model=mmnet-omniglot" in page.url
+
+
+def test_a_query_that_no_class_stands_out_for_is_hinted_at(page: Any, service: Service) -> None:
+    load_sample(page)
+    assert not page.locator(".none-of-these").is_visible()
+    page.locator("#new-set").click()
+    for n in (0, 1):  # two classes of the very same glyph
+        give(page, f"Class {n + 1}", [SUPPORT["hook"][n]])
+        wait_count(thumbs(page, f"Class {n + 1}"), 1)
+    ask_file(page, QUERIES["hook"])
+    page.locator(".none-of-these").wait_for()
+    assert "None of these?" in page.locator(".none-of-these").inner_text()
+    shot(page, "none-of-these")
