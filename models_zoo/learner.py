@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,7 +46,8 @@ class Learner(nn.Module):
         """Learn a batch of tasks from encoded support examples (`support.x` `[B, N, ...]`).
 
         Learners that adapt by gradient steps take one for each rate in `inner_lr` `[S]`, by default
-        those of `default_inner_lr`; the others ignore it.
+        those of `default_inner_lr`; with none (S = 0) they answer with what they start from. The
+        others ignore it.
         """
         raise NotImplementedError
 
@@ -61,19 +63,31 @@ class Learner(nn.Module):
         self, support: Support, query: Tensor, inner_lr: Tensor | None = None
     ) -> Prediction:
         """One episode batch from images: encode, adapt, predict."""
+        return self.solve(*self.encoded(support, query), inner_lr)[1]
+
+    def encoded(self, support: Support, query: Tensor) -> tuple[Support, Tensor]:
+        """Support set and queries encoded, for `classify` and `solve`."""
         if not self.encodes:
-            return self.predict(self.adapt(support, inner_lr), query)
-        features = self.encode_batch(support.x).to(support.x.dtype)
-        return self.classify(support.with_x(features), self.encode_batch(query).to(query.dtype))
+            return support, query
+        encoded = self.encode_batch(support.x).to(support.x.dtype)
+        return support.with_x(encoded), self.encode_batch(query).to(query.dtype)
 
     def classify(self, support: Support, query: Tensor) -> Prediction:
-        """Adapt and predict from features, outside autocast.
+        """Adapt and predict from features."""
+        return self.solve(support, query)[1]
 
-        Only an encoder may run in low precision: squared distances and the scores of a sharp
-        softmax lose too much in bfloat16.
+    def solve(
+        self, support: Support, query: Tensor, inner_lr: Tensor | None = None
+    ) -> tuple[TaskState, Prediction]:
+        """Adapt and predict from features: what was learned, and the answer.
+
+        Outside autocast where there is an encoder: only that may run in low precision, for squared
+        distances and the scores of a sharp softmax lose too much in bfloat16.
         """
-        with torch.autocast(query.device.type, enabled=False):
-            return self.predict(self.adapt(support), query)
+        full = torch.autocast(query.device.type, enabled=False) if self.encodes else nullcontext()
+        with full:
+            state = self.adapt(support, inner_lr)
+            return state, self.predict(state, query)
 
     def encode_batch(self, images: Tensor) -> Tensor:
         """`encode` for images with two leading axes: `[B, N, C, H, W]` -> `[B, N, ...]`."""

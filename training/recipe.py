@@ -57,9 +57,27 @@ class EpisodeConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    name: Literal["episode", "matching", "semantic"] = "episode"
-    weight: float = Field(0.5, ge=0, description="lambda of the semantic loss")
+    """What is minimised; options of other objectives than the named one do nothing."""
+
+    name: Literal["episode", "matching", "semantic", "inequality", "task_attention"] = "episode"
+    weight: float = Field(0.5, ge=0, description="lambda of the semantic loss or the inequality")
     labels: Literal["class", "group"] = "class"
+    measure: Literal["theil", "atkinson", "entropy", "gini"] = Field(
+        "theil", description="Of inequality"
+    )
+    losses: Literal["initial", "adapted"] = Field(
+        "initial", description="Whose inequality: before or after adaptation"
+    )
+    order: float | None = Field(
+        None, gt=0, description="alpha of the generalised entropy (2), epsilon of Atkinson (0.5)"
+    )
+    network: Literal["batch", "shared"] = Field(
+        "batch", description="Task attention as in its paper, or blind to the tasks' order"
+    )
+    lr: float = Field(1e-3, gt=0, description="gamma, the rate of the task attention network")
+    fresh: Literal["new", "next"] = Field(
+        "new", description="The tasks that judge the attention: more tasks, or the next step's"
+    )
 
 
 class OptimizerConfig(Section):
@@ -128,6 +146,10 @@ class Recipe(Section):
             raise ValueError(
                 f"unknown learner {self.learner!r}; known: {', '.join(registry.names())}"
             )
+        objective = self.objective
+        fixed = objective.name == "task_attention" and objective.network == "batch"
+        if fixed and self.episodes.max_images:
+            raise ValueError("objective.network: batch needs equal batches; omit max_images")
         return self
 
 

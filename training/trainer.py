@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -39,7 +40,7 @@ from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import PackedStore
 from training.evaluate import evaluate
 from training.history import HISTORY, History
-from training.objectives import build_objective
+from training.objectives import Objective, Step, build_objective
 from training.recipe import EpisodeConfig, Recipe, RecipeError
 from training.tuning import keep_memory
 
@@ -85,10 +86,13 @@ class Run:
                 f"{recipe.id}: entry.limits.max_way is {recipe.entry.limits.max_way}, but the "
                 f"learner takes at most {self.learner.max_way} classes"
             )
-        self.objective = build_objective(recipe.objective, self.learner, self.sampler).to(device)
-        trained = nn.ModuleList([self.learner, self.objective])
-        self.parameters = [p for p in trained.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(recipe, self.parameters)
+        self.objective = build_objective(
+            recipe.objective, self.learner, self.sampler, recipe.episodes.tasks
+        ).to(device)
+        self.parameters = trained(self.learner, self.objective)
+        self.optimizer = make_optimizer(recipe, self.learner, self.objective)
+        #: Learning rate of each of the optimiser's groups, before the schedule.
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
         self.interrupted = False
         self.seconds = 0.0
@@ -115,11 +119,12 @@ class Run:
 
     def resume(self) -> None:
         """Continue from `last.pt`. Raises `RecipeError` if it belongs to another recipe."""
-        try:
-            kept = yaml.safe_load((self.out / "recipe.yaml").read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+        try:  # read as a recipe, so that a run made before an option was there goes on
+            text = (self.out / "recipe.yaml").read_text(encoding="utf-8")
+            kept = Recipe.model_validate(yaml.safe_load(text))
+        except (yaml.YAMLError, UnicodeDecodeError, ValidationError):
             kept = None
-        if kept != self.recipe.model_dump(mode="json"):
+        if kept != self.recipe:
             raise RecipeError(
                 f"{self.out} holds a run of another recipe (see its recipe.yaml); "
                 "use --fresh or another --out"
@@ -190,11 +195,11 @@ def fitting(recipe: Recipe) -> Iterator[None]:
 
 
 def rehearse(run: Run) -> None:
-    """One blank task of the most classes through the objective; changes nothing."""
+    """Blank tasks of the most classes through the objective, one if it may; changes nothing."""
     recipe, spec = run.recipe, run.recipe.data.input
-    way = max(*recipe.episodes.ways, recipe.validation.way)
-    blank = torch.zeros(1, way, spec.channels, spec.height, spec.width, device=run.device)
-    labels = torch.arange(way, device=run.device)[None]
+    way, tasks = max(*recipe.episodes.ways, recipe.validation.way), run.objective.tasks or 1
+    blank = torch.zeros(tasks, way, spec.channels, spec.height, spec.width, device=run.device)
+    labels = torch.arange(way, device=run.device).repeat(tasks, 1)
     support = Support.of(blank, labels, way=recipe.episodes.slots or way)
     run.learner.eval()
     with torch.no_grad():
@@ -208,14 +213,25 @@ def hardware(device: torch.device) -> str:
     return f"{platform.machine()}, {torch.get_num_threads()} CPU threads"
 
 
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, learner: Learner, objective: Objective) -> torch.optim.Optimizer:
+    """One group of parameters; two where the objective has settings for its own."""
     config = recipe.optimizer
+    groups: list[dict[str, Any]] = [{"params": trained(learner, objective)}]
+    if objective.settings is not None:
+        groups = [
+            {"params": trained(learner)},
+            {"params": trained(objective)} | objective.settings,
+        ]
     if config.name == "sgd":
         return torch.optim.SGD(
-            parameters, config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
+            groups, config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
         )
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
+    return kind(groups, config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def trained(*modules: nn.Module) -> list[nn.Parameter]:
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 def draw_episode(sampler: EpisodeSampler, config: EpisodeConfig, seed: str) -> Episode:
@@ -288,25 +304,22 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
     while run.step < until and not run.interrupted:
         started = time.perf_counter()
         episode = draw_episode(run.sampler, recipe.episodes, f"{recipe.seed}/{run.step}")
-        rate = recipe.optimizer.lr * recipe.optimizer.factor(run.step, recipe.steps)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(
-            run.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
-        ):
-            loss, metrics = run.objective(run.learner, episode)
+        factor = recipe.optimizer.factor(run.step, recipe.steps)
+        for group, base in zip(run.optimizer.param_groups, run.rates, strict=True):
+            group["lr"] = base * factor
         run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, metrics = run.objective.backward(run.learner, episode, step_of(run))
         if recipe.optimizer.clip:
             nn.utils.clip_grad_norm_(run.parameters, recipe.optimizer.clip)
         run.optimizer.step()
         run.step += 1
 
+        for name, rows in metrics.items():
+            if rows.ndim:
+                run.history.add(run.step, name, rows)
         if run.step % LOG_EVERY == 0:
-            scalars = {
-                "loss": float(loss.detach()),
-                **{k: float(v.detach()) for k, v in metrics.items()},
-            }
+            metrics = {"loss": loss, **metrics}
+            scalars = {k: float(v.detach()) for k, v in metrics.items() if not v.ndim}
             if not math.isfinite(scalars["loss"]):
                 raise RecipeError(
                     f"{recipe.id}: the loss is {scalars['loss']} at step {run.step}; lower "
@@ -327,6 +340,29 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
             run.save()
     if run.interrupted:
         run.save()
+
+
+def step_of(run: Run) -> Step:
+    """What the objective may ask for in the step under way."""
+    recipe, sampler = run.recipe, run.sampler
+
+    def new() -> Episode:
+        return draw_episode(sampler, recipe.episodes, f"{recipe.seed}/{run.step}/new")
+
+    def next_one() -> Episode:
+        kept = sampler.generator.get_state()
+        episode = draw_episode(sampler, recipe.episodes, f"{recipe.seed}/{run.step + 1}")
+        sampler.generator.set_state(kept)
+        return episode
+
+    return Step(
+        autocast=lambda: torch.autocast(
+            run.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
+        ),
+        rate=run.optimizer.param_groups[0]["lr"],
+        new=new,
+        next=next_one,
+    )
 
 
 @contextmanager

@@ -42,6 +42,35 @@ def test_the_shipped_recipes_cover_every_learner_in_the_zoo() -> None:
     assert {load_recipe(name).learner for name in SHIPPED} == set(registry.names())
 
 
+@pytest.mark.parametrize(
+    ("regimen", "plain"),
+    [
+        ("ta-maml-omniglot", "maml-omniglot"),
+        ("ta-metasgd-omniglot", "metasgd-omniglot"),
+        ("taml-omniglot", "maml-omniglot"),
+    ],
+)
+def test_a_regimen_is_compared_with_the_same_learner_on_the_same_budget(
+    regimen: str, plain: str
+) -> None:
+    """Steps, tasks in a step, data, optimiser: all alike, and no tasks drawn besides."""
+    one, other = load_recipe(regimen), load_recipe(plain)
+    assert one.objective.fresh == "next" or one.objective.name != "task_attention"
+    differing = {"id", "objective"}
+    assert one.model_dump(exclude={*differing, "entry"}) == other.model_dump(
+        exclude={*differing, "entry"}
+    )
+    assert one.entry.adaptation == other.entry.adaptation
+    assert one.entry.limits == other.entry.limits
+
+
+def test_a_network_over_the_batch_needs_equal_batches() -> None:
+    episodes = {"tasks": 4, "ways": [3], "shots": [1], "queries": 2, "max_images": 20}
+    with pytest.raises(ValueError, match="omit max_images"):
+        recipe("maml", episodes=episodes, objective={"name": "task_attention"})
+    recipe("maml", episodes=episodes, objective={"name": "task_attention", "network": "shared"})
+
+
 def test_a_recipe_may_be_a_path_or_a_shipped_name(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "mine.yaml")
     assert load_recipe(path) == load_recipe(str(path)) == recipe()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from tests.training.making import recipe, write_recipe
@@ -93,6 +94,13 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         assert a == b, where
 
 
+def die(source: Path, out: Path, data: Path, where: str, count: int) -> None:
+    """Train until the moment named, in a process of its own that is killed there."""
+    script = [sys.executable, "-W", "ignore", "-c", VICTIM, source, out, data, where, count]
+    died = subprocess.run([str(part) for part in script], cwd=ROOT, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+
+
 @pytest.fixture(scope="module")
 def undisturbed(made_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The state after all steps of a run that nothing befell."""
@@ -121,9 +129,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
     source, out = write_recipe(tmp_path / "tiny.yaml", LEARNER), tmp_path / "run"
-    script = [sys.executable, "-W", "ignore", "-c", VICTIM, source, out, made_data, where, count]
-    died = subprocess.run([str(part) for part in script], cwd=ROOT, capture_output=True, text=True)
-    assert died.returncode == -signal.SIGKILL, died.stderr
+    die(source, out, made_data, where, count)
     if kept is None:
         assert not (out / "last.pt").exists()
     else:
@@ -131,6 +137,31 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     run = train(recipe(LEARNER), out, root=made_data, quiet=True)
     assert run.step == 12
     assert_same(undisturbed, state_of(out))
+
+
+@pytest.mark.parametrize(("fresh", "network"), [("new", "batch"), ("next", "shared")])
+def test_a_killed_run_with_task_attention_ends_as_an_undisturbed_one(
+    fresh: str, network: str, made_data: Path, tmp_path: Path
+) -> None:
+    """The network, its moments and the fresh batches come back too; killed amid step 9."""
+    options = {"name": "task_attention", "fresh": fresh, "network": network}
+    episodes = {"tasks": 3, "ways": [3, 4], "shots": [1, 2], "queries": 2}
+    wanted = recipe("maml", objective=options, episodes=episodes)
+    train(wanted, tmp_path / "whole", root=made_data, quiet=True)
+    source = write_recipe(tmp_path / "tiny.yaml", "maml", objective=options, episodes=episodes)
+    die(source, tmp_path / "run", made_data, "step", 18)
+    assert checkpoint.load(tmp_path / "run" / "last.pt", torch.device("cpu"))["step"] == 6
+    train(wanted, tmp_path / "run", root=made_data, quiet=True)
+    assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "run"))
+
+
+def test_a_run_made_before_an_option_existed_goes_on(made_data: Path, tmp_path: Path) -> None:
+    train(recipe(), tmp_path, root=made_data, until=3, quiet=True)
+    path = tmp_path / "recipe.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del content["objective"]["network"]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert train(recipe(), tmp_path, root=made_data, until=6, quiet=True).step == 6
 
 
 def test_ctrl_c_finishes_and_saves_the_step_under_way(

@@ -20,6 +20,7 @@ from training.data.load import load_splits
 from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import DataError, PackedStore
 from training.evaluate import Score
+from training.history import read_history
 from training.objectives import build_objective
 from training.recipe import EpisodeConfig, ObjectiveConfig, RecipeError
 from training.trainer import draw_episode, train
@@ -171,6 +172,61 @@ def test_training_episodes_mix_the_recipe_s_ways_and_shots(store: PackedStore) -
         seen.add((way, shot))
         assert tasks == min(8, 50 // (way * (shot + 2)))
     assert seen == {(2, 1), (2, 3), (4, 1), (4, 3)}
+
+
+def drawn_in(
+    objective: dict[str, Any], data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[torch.Tensor]:
+    """The queries of every batch that a short run draws."""
+    batches = []
+
+    def spy(*args: Any) -> Episode:
+        episode = draw_episode(*args)
+        batches.append(episode.query)
+        return episode
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "draw_episode", spy)
+        train(recipe("maml", objective=objective, steps=4), out, root=data, quiet=True)
+    return batches
+
+
+def test_task_attention_sees_the_plain_run_s_tasks_or_as_many_again(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, ahead, besides = (
+        drawn_in(objective, made_data, tmp_path / name, monkeypatch)
+        for name, objective in {
+            "plain": {"name": "episode"},
+            "next": {"name": "task_attention", "fresh": "next"},
+            "new": {"name": "task_attention", "fresh": "new"},
+        }.items()
+    )
+    assert (len(plain), len(ahead), len(besides)) == (4, 8, 8)
+    assert all(torch.equal(x, y) for x, y in zip(plain, ahead[::2], strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(plain[1:], ahead[1:-1:2], strict=True))
+    assert len({float(batch.double().sum()) for batch in besides}) == 8
+
+
+def test_a_run_with_task_attention_keeps_every_step_s_weights_and_inputs(
+    made_data: Path, tmp_path: Path
+) -> None:
+    run = train(
+        recipe("maml", objective={"name": "task_attention", "lr": 0.02}, steps=5),
+        tmp_path,
+        root=made_data,
+        quiet=True,
+    )
+    history = read_history(tmp_path)
+    steps, weights = history["attention"]
+    assert steps.tolist() == [1, 2, 3, 4, 5]
+    assert weights.sum(1).tolist() == pytest.approx([1.0] * 5)
+    assert history["attention_inputs"][1].shape == (5, 2, 4)
+    assert history["validation"][0].tolist() == [4, 5]
+    theta, delta = run.optimizer.param_groups
+    factor = run.recipe.optimizer.factor(4, 5)
+    assert theta["lr"] == pytest.approx(run.recipe.optimizer.lr * factor)
+    assert delta["lr"] == pytest.approx(0.02 * factor)
 
 
 def test_a_step_too_large_for_max_images_still_has_one_task(store: PackedStore) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models_zoo.learner import Learner
 from training.data.sampler import IGNORE, Episode
-from training.objectives import Objective
-from training.objectives.episode import accuracy
+from training.objectives import Metrics, Objective
+from training.objectives.episode import accuracy, mean_over_queries
 
 #: Smallest weight whose logarithm is taken: below it float32 itself gives out (e^-87). A larger
 #: one would let go of just those queries that are most surely wrong, for the clamp has no gradient.
@@ -21,7 +21,7 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class MatchingLoss(Objective):
-    def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, Metrics]:
         prediction = learner(episode.support, episode.query)
         assert prediction.task_attention is not None
         weights = prediction.task_attention[:, -1].float()  # [B, Q, N]
@@ -30,6 +30,6 @@ class MatchingLoss(Objective):
         per_query = -(weights.clamp(min=TINY).log() * positive).sum(-1) / positive.sum(-1).clamp(
             min=1
         )
-        real = (episode.targets != IGNORE).float()
-        loss = (per_query * real).sum() / real.sum()
+        per_query = per_query.masked_fill(episode.targets == IGNORE, 0.0)
+        loss = mean_over_queries(per_query, episode.targets)
         return loss, {"accuracy": accuracy(prediction.logits.float(), episode.targets)}

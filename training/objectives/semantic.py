@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from models_zoo.learner import Learner
 from training.data.sampler import IGNORE, Episode, EpisodeSampler
-from training.objectives import Objective
-from training.objectives.episode import accuracy
+from training.objectives import Metrics, Objective
+from training.objectives.episode import accuracy, mean_over_queries, query_losses
 
 
 class SemanticLoss(Objective):
@@ -37,11 +37,11 @@ class SemanticLoss(Objective):
         assert isinstance(channels, int)
         self.output = nn.Linear(channels, outputs)  # W_sem of Eq. 11
 
-    def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, Metrics]:
         support_maps = learner.encode_batch(episode.support.x).float()
         query_maps = learner.encode_batch(episode.query).float()
         logits = learner.classify(episode.support.with_x(support_maps), query_maps).logits
-        task = F.cross_entropy(logits.flatten(0, 1), episode.targets.flatten(), ignore_index=IGNORE)
+        task = mean_over_queries(query_losses(logits, episode.targets), episode.targets)
 
         maps = torch.cat([support_maps.flatten(0, 1), query_maps.flatten(0, 1)])
         classes = torch.cat([episode.support_classes.flatten(), episode.query_classes.flatten()])

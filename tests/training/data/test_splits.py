@@ -44,6 +44,17 @@ def test_vinyals_is_the_published_split(omniglot_names):
     assert digest(split) == "d1a38f1e57da55b7"
 
 
+def test_vinyals_220_has_seed_001_s_validation_and_the_published_test(omniglot_names):
+    split = split_classes("omniglot", "vinyals-220", omniglot_names)
+    check_partition(split, omniglot_names, (980, 220, 423))
+    published = split_classes("omniglot", "vinyals", omniglot_names)
+    assert split["test"] == published["test"]
+    assert set(published["val"]) < set(split["val"])
+    alphabets = {part: {name.split("/")[0] for name in names} for part, names in split.items()}
+    assert not alphabets["val"] & (alphabets["train"] | alphabets["test"])
+    assert digest(split) == "25f430b3cb1db3f4"
+
+
 def test_background_evaluation_tests_unseen_alphabets(omniglot_names):
     split = split_classes("omniglot", "background-evaluation", omniglot_names)
     check_partition(split, omniglot_names, (816, 148, 659))
