@@ -55,15 +55,20 @@ def make(name: str, seed: int = 0) -> Learner:
     torch.manual_seed(seed)
     learner_name, config = CONFIGS[name]
     learner = registry.build(learner_name, config).double()
-    with torch.no_grad():
-        for parameter in learner.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-        for key, buffer in learner.named_buffers():
-            if key.endswith("running_mean"):
-                buffer.normal_(0, 0.3)
-            if key.endswith("running_var"):
-                buffer.uniform_(0.5, 2)
+    stir(learner, weights=0.1, means=0.3)
     return learner.eval()
+
+
+@torch.no_grad()
+def stir(learner: Learner, weights: float, means: float) -> None:
+    """Move every weight and every running statistic off its start; standard deviations."""
+    for parameter in learner.parameters():
+        parameter += weights * torch.randn_like(parameter)
+    for key, buffer in learner.named_buffers():
+        if key.endswith("running_mean"):
+            buffer.normal_(0, means)
+        if key.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
 
 
 def support_of(

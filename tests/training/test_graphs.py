@@ -14,6 +14,7 @@ from torch import Tensor
 from models_zoo import registry
 from models_zoo.episode import Prediction, Support
 from models_zoo.learner import InputShape, Learner
+from tests.models_zoo.making import stir
 from tests.training.making import LEARNERS, SIDE
 from training.graphs import OPSET, to_onnx
 from training.parity import OnnxLearner, ParityError, compare
@@ -49,14 +50,7 @@ class Exported:
 def exported(request: pytest.FixtureRequest) -> Exported:
     torch.manual_seed(7)
     learner = registry.build(request.param, LEARNERS[request.param]).eval()
-    with torch.no_grad():
-        for parameter in learner.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-        for key, buffer in learner.named_buffers():
-            if key.endswith("running_mean"):
-                buffer.normal_(0, 0.2)
-            if key.endswith("running_var"):
-                buffer.uniform_(0.5, 2)
+    stir(learner, weights=0.05, means=0.2)
     return Exported(request.param, learner, to_onnx(learner, SHAPE))
 
 
