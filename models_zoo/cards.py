@@ -134,6 +134,9 @@ class Card(Fact):
     attention: AttentionSpec
     adaptation: Adaptation | None = None
     transductive: bool
+    order_dependent: bool = Field(
+        False, description="Whether the order of the support examples matters to the answer."
+    )
     training: Training
     accuracy: tuple[Accuracy, ...] = ()
     license: str

@@ -31,6 +31,8 @@ class Learner(nn.Module):
 
     #: Whether `encode` does any work, and hence whether an encode graph is exported.
     encodes: ClassVar[bool] = True
+    #: Whether the order of the support examples matters to the answer.
+    order_dependent: ClassVar[bool] = False
     #: Number of attention layers in a Prediction (0 = the learner has none).
     attention_layers: int = 0
     #: Most classes the learner can tell apart; None = any number.

@@ -12,6 +12,8 @@ _WHERE = {
     "mmnet": "models_zoo.metric.mmnet:MMNet",
     "maml": "models_zoo.optimization.maml:MAML",
     "metasgd": "models_zoo.optimization.metasgd:MetaSGD",
+    "siamese_memory": "models_zoo.model_based.siamese_memory:SiameseMemory",
+    "snail": "models_zoo.model_based.snail:SNAIL",
 }
 
 

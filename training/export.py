@@ -82,6 +82,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         attention=attention_of(learner, shape),
         adaptation=recipe.entry.adaptation,
         transductive=False,
+        order_dependent=learner.order_dependent,
         training=Training(
             dataset=recipe.data.dataset,
             split=recipe.data.split,

@@ -74,6 +74,8 @@ class MMNet(Learner):
     normalize          which features are L2-normalised: "none", "write" or "match" (`Normalize`)
     """
 
+    order_dependent = True  # the memory is written one example after another
+
     def __init__(
         self,
         channels: int = 3,
@@ -118,7 +120,8 @@ class MMNet(Learner):
         unit = F.normalize(z, dim=-1)
         z = unit if self.normalize == "match" else z
         keys = self.to_key(z if self.normalize == "none" else unit)  # Eq. 3
-        memory, used = write_memory(keys, support.labels, support.mask, self.slots)  # Eq. 4
+        written = write_memory(keys, support.labels, support.mask, self.slots)  # Eq. 4
+        memory, used = written.keys, written.used
 
         filled = torch.arange(memory.shape[1], device=memory.device) < used.unsqueeze(1)
         scores = self.log_read_scale.exp() * (keys @ memory.transpose(1, 2))

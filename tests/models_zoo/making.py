@@ -37,6 +37,23 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
         {"channels": 2, "image_size": 16, "hidden": 8, "slots": 4, "key_dim": 5, "lstm": 6},
     ),
     "maml": ("maml", {"channels": 2, "image_size": 16, "hidden": 6, "max_way": 5, "steps": 2}),
+    "siamese_memory": (
+        "siamese_memory",
+        {"channels": 2, "backbone": "conv4-8", "slots": 3, "scale": 3.0},
+    ),
+    "snail": (
+        "snail",
+        {
+            "channels": 2,
+            "image_size": 16,
+            "hidden": 6,
+            "embedding": 5,
+            "max_way": 5,
+            "attention": [[4, 3], [5, 6]],
+            "filters": 3,
+            "length": 7,
+        },
+    ),
     "metasgd": ("metasgd", {"channels": 2, "image_size": 16, "hidden": 6, "inner_lr": 2.0}),
 }
 

@@ -78,14 +78,13 @@ def test_slots_beyond_the_classes_change_nothing(name: str) -> None:
     assert torch.allclose(a, b[..., :2], atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "mmnet"])
-def test_the_order_of_the_support_set_does_not_matter(name: str) -> None:
-    """MM-Net is left out: it writes its memory one example after another."""
+@every_learner
+def test_the_order_of_the_support_set_matters_where_the_learner_says_so(name: str) -> None:
     learner, support, query = make(name), mixed(), images(5, 3)
     order = torch.tensor([4, 6, 1, 0, 5, 3, 2])
     other = Support.of(support.x[:, order], support.labels[:, order], support.mask[:, order], 5)
     a, b = ask(learner, support, query), ask(learner, other, query)
-    assert torch.allclose(a.logits, b.logits, atol=1e-8)
+    assert torch.allclose(a.logits, b.logits, atol=1e-8) != learner.order_dependent
 
 
 @every_learner

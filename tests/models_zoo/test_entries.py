@@ -70,6 +70,7 @@ def test_the_card_says_what_the_weights_are(entry: str) -> None:
     assert card.parameters == sum(p.numel() for p in learner.parameters())
     assert card.family == registry.family(card.learner)
     assert card.encodes == learner.encodes
+    assert card.order_dependent == learner.order_dependent
     assert card.attention.layers == learner.attention_layers
     assert learner.max_way is None or card.limits.max_way <= learner.max_way
     assert (card.adaptation is None) == (learner.default_inner_lr() is None)

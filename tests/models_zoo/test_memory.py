@@ -46,7 +46,7 @@ def tasks(batch: int, examples: int, way: int, seed: int) -> tuple[Tensor, Tenso
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 100])
 def test_the_memory_is_that_of_the_equation(slots: int, seed: int) -> None:
     keys, labels, mask = tasks(12, 9, 3, seed)
-    memory, used = write_memory(keys, labels, mask, slots)
+    memory, _, used, _ = write_memory(keys, labels, mask, slots)
     for task in range(12):
         kept = mask[task]
         expected, _ = naive(keys[task, kept], labels[task, kept].tolist(), slots)
@@ -76,7 +76,7 @@ def test_small_cases_by_hand() -> None:
     mask = torch.ones(1, 2, dtype=torch.bool)
 
     def write(first: Tensor, second: Tensor, labels: list[int], slots: int = 4) -> Tensor:
-        memory, used = write_memory(
+        memory, _, used, _ = write_memory(
             torch.stack([first, second])[None], torch.tensor([labels]), mask, slots
         )
         return memory[0, : int(used)]
@@ -92,9 +92,9 @@ def test_small_cases_by_hand() -> None:
 
 def test_masked_examples_leave_the_memory_as_it_is() -> None:
     keys, labels, mask = tasks(6, 10, 3, 7)
-    memory, used = write_memory(keys, labels, mask, 8)
+    memory, _, used, _ = write_memory(keys, labels, mask, 8)
     wild = torch.where(mask.unsqueeze(-1), keys, 1e3 * torch.randn_like(keys))
-    again, same = write_memory(wild, labels.masked_fill(~mask, 0), mask, 8)
+    again, _, same, _ = write_memory(wild, labels.masked_fill(~mask, 0), mask, 8)
     assert torch.equal(used, same)
     assert torch.allclose(memory, again, atol=1e-10)
 

@@ -36,8 +36,21 @@ LEARNERS: dict[str, dict[str, Any]] = {
     },
     "maml": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4, "steps": 2},
     "metasgd": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4},
+    "siamese_memory": {"channels": 1, "backbone": "conv4-8", "slots": 5, "scale": 4.0},
+    "snail": {
+        "channels": 1,
+        "image_size": SIDE,
+        "hidden": 8,
+        "embedding": 6,
+        "max_way": 4,
+        "attention": [[4, 3], [5, 6]],
+        "filters": 3,
+        "length": 6,
+    },
 }
-OBJECTIVES = {"stanet": "semantic", "mmnet": "matching"}
+OBJECTIVES = {"stanet": "semantic", "mmnet": "matching", "siamese_memory": "margin"}
+#: Those with a fixed number of outputs that are trained to do without some of them.
+SLOTTED = ("stanet", "snail")
 
 
 def draw_data(root: Path) -> Path:
@@ -79,7 +92,7 @@ def recipe_content(learner: str = "prototypical", **changes: Any) -> dict[str, A
             "limits": {"max_way": 4, "max_shot": 5, "max_support": 20, "max_query": 20},
         },
     }
-    if learner == "stanet":
+    if learner in SLOTTED:
         content["episodes"]["slots"] = 4
     if learner in ("maml", "metasgd"):
         content["entry"]["adaptation"] = {

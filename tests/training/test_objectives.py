@@ -16,6 +16,7 @@ from training.data.sampler import IGNORE, Episode, EpisodeSampler
 from training.data.store import PackedStore
 from training.objectives import build_objective
 from training.objectives.episode import EpisodeLoss, accuracy
+from training.objectives.margin import MarginLoss
 from training.objectives.matching import MatchingLoss
 from training.objectives.semantic import SemanticLoss
 from training.recipe import ObjectiveConfig
@@ -130,6 +131,25 @@ def test_matching_learns_from_a_query_that_is_surely_wrong() -> None:
     assert learner.scores.grad[0, 0].tolist() == pytest.approx([-1, 1], rel=1e-4)
 
 
+def test_the_margin_loss_is_a_hinge_on_the_nearest_of_another_class() -> None:
+    episode = mixed_episode()
+    scores = scores_for(episode)
+    logits = (
+        Told(scores).predict(Told(scores).adapt(episode.support), episode.query).logits
+    )  # of absent classes too: far below
+    losses = []
+    for b, q, target in real_queries(episode):
+        row = logits[b, q].tolist()
+        others = [score for c, score in enumerate(row) if c != target]
+        losses.append(max(0.0, max(others) - row[target] + 0.7))
+    assert 0 < sum(loss == 0 for loss in losses) < len(losses)
+    objective = build_objective(ObjectiveConfig(name="margin", margin=0.7), Told(scores), sampler())
+    found, metrics = objective(Told(scores), episode)
+    assert isinstance(objective, MarginLoss)
+    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert metrics["accuracy"] == EpisodeLoss()(Told(scores), episode)[1]["accuracy"]
+
+
 def test_accuracy_leaves_padding_out() -> None:
     logits = torch.tensor(
         [[[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]], [[0.0, 1.0], [9.0, 1.0], [9, 1.0]]]
@@ -204,7 +224,12 @@ def test_padding_decides_nothing() -> None:
         episode.query_classes,
     )
     learner = stanet()
-    for objective in (EpisodeLoss(), MatchingLoss(), SemanticLoss(learner, sampler(), 0.5)):
+    for objective in (
+        EpisodeLoss(),
+        MarginLoss(1),
+        MatchingLoss(),
+        SemanticLoss(learner, sampler(), 0.5),
+    ):
         with torch.no_grad():
             a, b = objective(learner, episode)[0], objective(learner, other)[0]
         assert torch.allclose(a, b, rtol=1e-5)

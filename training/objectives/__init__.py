@@ -62,10 +62,13 @@ def build_objective(
     """An objective from its recipe section, for batches of `tasks`. Raises `ValueError`."""
     from training.objectives.episode import EpisodeLoss
     from training.objectives.inequality import InequalityLoss
+    from training.objectives.margin import MarginLoss
     from training.objectives.matching import MatchingLoss
     from training.objectives.semantic import SemanticLoss
     from training.objectives.task_attention import TaskAttention
 
+    if config.name == "margin":
+        return MarginLoss(config.margin)
     if config.name == "matching":
         return MatchingLoss()
     if config.name == "semantic":
