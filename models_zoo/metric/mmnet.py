@@ -23,8 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models_zoo.backbones.conv4 import Conv4, conv_block
-from models_zoo.episode import ABSENT, Prediction, Support, TaskState, mask_absent
+from models_zoo.episode import ABSENT, Prediction, Support, TaskState
 from models_zoo.learner import Learner
+from models_zoo.metric.answers import by_examples
+from models_zoo.metric.bilstm import BiLSTM
 from models_zoo.metric.memory import write_memory
 
 #: Where the learned temperatures of Eq. 5 and of Eq. 2 and 9 start, for features of length one.
@@ -35,31 +37,21 @@ READ_SCALE, MATCH_SCALE = 10.0, 10.0
 Normalize = Literal["none", "write", "match"]
 
 
-class ContextualLearner(nn.Module):
+class ContextualLearner(BiLSTM):
     """Eq. 7 and 8: the used memory slots, read forwards and backwards -> W = T_p h."""
 
     def __init__(self, key_dim: int, hidden: int, outputs: int) -> None:
-        super().__init__()
-        self.forwards = nn.LSTM(key_dim, hidden, batch_first=True)
-        self.backwards = nn.LSTM(key_dim, hidden, batch_first=True)
+        super().__init__(key_dim, hidden)
         self.output = nn.Linear(hidden, outputs)
 
     def forward(self, keys: Tensor, used: Tensor) -> Tensor:
         """Keys `[B, M, D]`, the first `used` `[B]` of them filled -> weights `[B, outputs]`.
 
-        Each direction is an LSTM over all slots whose output is taken at the last filled one, so
-        an empty slot is never read; the second sees the filled prefix reversed.
+        h is the sum of what either direction knows after the last slot that it reads.
         """
-        positions = torch.arange(keys.shape[1], device=keys.device)
-        last = used.unsqueeze(1) - 1
-        mirrored = (last - positions).clamp(min=0)
-        reversed_keys = keys.gather(1, mirrored.unsqueeze(-1).expand_as(keys))
-        final = last.unsqueeze(-1).expand(-1, -1, self.output.in_features)
-        h = (
-            self.forwards(keys)[0].gather(1, final)
-            + self.backwards(reversed_keys)[0].gather(1, final)
-        ).squeeze(1)
-        weights: Tensor = self.output(h)
+        forwards, backwards = self.read(keys, used)
+        final = (used - 1).reshape(-1, 1, 1).expand(-1, -1, self.output.in_features)
+        weights: Tensor = self.output(forwards.gather(1, final).squeeze(1) + backwards[:, 0])
         return weights
 
 
@@ -143,12 +135,7 @@ class MMNet(Learner):
         if self.normalize == "match":
             embedded = F.normalize(embedded, dim=-1)
         scores = self.log_scale.exp() * (embedded @ state["embeddings"].transpose(1, 2))
-        scores = scores.masked_fill(~state["mask"].unsqueeze(1), ABSENT)
-        log_weights = scores.log_softmax(-1)  # [B, Q, N]
-        labels = state["labels"].transpose(1, 2).unsqueeze(1) > 0  # [B, 1, way, N]
-        per_class = log_weights.unsqueeze(2).masked_fill(~labels, ABSENT)
-        logits = mask_absent(per_class.logsumexp(-1), state["class_mask"])
-        return Prediction(logits, task_attention=log_weights.exp().unsqueeze(1))
+        return by_examples(scores, state["labels"], state["mask"], state["class_mask"])
 
     def embed_query(self, query: Tensor, kernel: Tensor) -> Tensor:
         """f(x | W): features `[B, Q, hidden, h, w]`, kernel `[B, hidden, 9]` -> `[B, Q, D_z]`.

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models_zoo.backbones import build_backbone
-from models_zoo.episode import Prediction, Support, TaskState, mask_absent
+from models_zoo.episode import Prediction, Support, TaskState
 from models_zoo.learner import Learner
+from models_zoo.metric.answers import by_classes, class_shares
 
 
 class PrototypicalNetwork(Learner):
@@ -46,8 +47,7 @@ class PrototypicalNetwork(Learner):
         State: prototypes `[B, way, D]`, membership `[B, N, way]` (1/shots of the own class),
         class_mask `[B, way]`.
         """
-        hot = support.one_hot()
-        membership = hot / hot.sum(1, keepdim=True).clamp(min=1)
+        membership = class_shares(support)
         prototypes = membership.transpose(1, 2) @ support.x
         return {
             "prototypes": prototypes,
@@ -68,6 +68,4 @@ class PrototypicalNetwork(Learner):
                 - 2 * query @ prototypes.transpose(1, 2)
                 + prototypes.square().sum(-1).unsqueeze(1)
             )
-        logits = mask_absent(logits, state["class_mask"])
-        weights = logits.softmax(-1) @ state["membership"].transpose(1, 2)
-        return Prediction(logits, task_attention=weights.unsqueeze(1))
+        return by_classes(logits, state["membership"], state["class_mask"])
