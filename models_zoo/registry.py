@@ -8,6 +8,12 @@ from models_zoo.learner import Learner
 
 _WHERE = {
     "prototypical": "models_zoo.metric.prototypical:PrototypicalNetwork",
+    "matching": "models_zoo.metric.matching:MatchingNetwork",
+    "siamese": "models_zoo.metric.siamese:SiameseNetwork",
+    "gnn": "models_zoo.metric.gnn:GraphNetwork",
+    "dynamic": "models_zoo.metric.dynamic:DynamicFewShot",
+    "activations": "models_zoo.metric.activations:ParametersFromActivations",
+    "relation": "models_zoo.metric.relation:RelationNetwork",
     "stanet": "models_zoo.metric.stanet:STANet",
     "mmnet": "models_zoo.metric.mmnet:MMNet",
     "maml": "models_zoo.optimization.maml:MAML",

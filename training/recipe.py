@@ -59,10 +59,20 @@ class EpisodeConfig(Section):
 class ObjectiveConfig(Section):
     """What is minimised; options of other objectives than the named one do nothing."""
 
-    name: Literal["episode", "margin", "matching", "semantic", "inequality", "task_attention"] = (
-        "episode"
+    name: Literal[
+        "episode",
+        "margin",
+        "matching",
+        "semantic",
+        "verification",
+        "relation",
+        "base_classes",
+        "inequality",
+        "task_attention",
+    ] = "episode"
+    weight: float = Field(
+        0.5, ge=0, description="of the semantic loss, the base classes' loss or the inequality"
     )
-    weight: float = Field(0.5, ge=0, description="lambda of the semantic loss or the inequality")
     margin: float = Field(4.0, gt=0, description="of the margin loss, in logits")
     labels: Literal["class", "group"] = "class"
     measure: Literal["theil", "atkinson", "entropy", "gini"] = Field(

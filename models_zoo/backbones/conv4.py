@@ -13,13 +13,14 @@ from torch import Tensor, nn
 ALL = (True, True, True, True)
 
 
-def conv_block(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
+def conv_block(inputs: int, outputs: int, pool: bool, relu: bool = True) -> nn.Sequential:
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
     ]
     # ReLU and max-pooling commute; pooling first leaves ReLU a quarter of the numbers.
-    layers += [nn.MaxPool2d(2), nn.ReLU()] if pool else [nn.ReLU()]
+    layers += [nn.MaxPool2d(2)] if pool else []
+    layers += [nn.ReLU()] if relu else []
     return nn.Sequential(*layers)
 
 
@@ -27,16 +28,23 @@ class Conv4(nn.Module):
     """Images `[M, C, H, W]` -> feature maps `[M, hidden, h, w]`.
 
     `pools` says for each stage whether it halves the map; its length is the number of stages.
+    Without `last_relu`, features of either sign leave the last stage.
     """
 
-    def __init__(self, channels: int = 3, hidden: int = 64, pools: Sequence[bool] = ALL) -> None:
+    def __init__(
+        self,
+        channels: int = 3,
+        hidden: int = 64,
+        pools: Sequence[bool] = ALL,
+        last_relu: bool = True,
+    ) -> None:
         super().__init__()
         self.out_channels = hidden
         self.reduction = 2 ** sum(pools)
         widths = [channels, *[hidden] * len(pools)]
-        self.stages = nn.Sequential(
-            *(conv_block(a, b, p) for a, b, p in zip(widths, widths[1:], pools, strict=False))
-        )
+        relus = [*[True] * (len(pools) - 1), last_relu]
+        stages = zip(widths, widths[1:], pools, relus, strict=False)
+        self.stages = nn.Sequential(*(conv_block(*stage) for stage in stages))
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.stages(images)

@@ -36,6 +36,42 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
         "mmnet",
         {"channels": 2, "image_size": 16, "hidden": 8, "slots": 4, "key_dim": 5, "lstm": 6},
     ),
+    "matching": ("matching", {"channels": 2, "image_size": 16, "backbone": "conv4-8"}),
+    "matching-fce": (
+        "matching",
+        {"channels": 2, "image_size": 16, "backbone": "conv4-8", "fce": True, "steps": 3},
+    ),
+    "relation": (
+        "relation",
+        {"channels": 2, "image_size": 16, "hidden": 8, "relation": 6, "units": 5},
+    ),
+    "siamese": (
+        "siamese",
+        {"channels": 2, "image_size": 16, "backbone": "conv4-8", "dim": 6},
+    ),
+    "siamese-most-similar": (
+        "siamese",
+        {
+            "channels": 2,
+            "image_size": 16,
+            "backbone": "conv4-8",
+            "dim": 6,
+            "decide": "most_similar",
+        },
+    ),
+    "gnn": (
+        "gnn",
+        {
+            "channels": 2,
+            "image_size": 16,
+            "backbone": "conv4-8",
+            "layers": 3,
+            "width": 6,
+            "edges": [7, 4],
+        },
+    ),
+    "dynamic": ("dynamic", {"base_classes": 9, "channels": 2, "image_size": 16, "hidden": 8}),
+    "activations": ("activations", {"channels": 2, "backbone": "conv4-8", "hidden": 7}),
     "maml": ("maml", {"channels": 2, "image_size": 16, "hidden": 6, "max_way": 5, "steps": 2}),
     "siamese_memory": (
         "siamese_memory",

@@ -5,26 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models_zoo.episode import Support
 from models_zoo.metric.mmnet import ContextualLearner, MMNet, Normalize
 from tests.models_zoo.making import CONFIGS, MIXED, images, make, support_of
+from tests.models_zoo.test_matching import two_way_lstm
 from tests.models_zoo.test_memory import naive as naive_write
 
 WIDE = ((0, 1, 2, 3, 4, 5, 6, 0, 3), (5, 2, 1, 0, None, 3, 3, 3, 3), (6, 0))
-
-
-def two_way_lstm(context: ContextualLearner) -> nn.LSTM:
-    """PyTorch's own bidirectional LSTM with the learner's weights."""
-    forwards, backwards = context.forwards, context.backwards
-    both = nn.LSTM(
-        forwards.input_size, forwards.hidden_size, batch_first=True, bidirectional=True
-    ).double()
-    for name, value in both.named_parameters():
-        source = backwards if name.endswith("_reverse") else forwards
-        value.data.copy_(source.get_parameter(name.removesuffix("_reverse")))
-    return both
 
 
 def naive_weights(context: ContextualLearner, keys: Tensor) -> Tensor:

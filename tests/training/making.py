@@ -34,6 +34,25 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "key_dim": 8,
         "lstm": 8,
     },
+    "matching": {
+        "channels": 1,
+        "image_size": SIDE,
+        "backbone": "conv4-8",
+        "fce": True,
+        "steps": 2,
+    },
+    "relation": {"channels": 1, "image_size": SIDE, "hidden": 8, "relation": 8},
+    "siamese": {"channels": 1, "image_size": SIDE, "backbone": "conv4-8", "dim": 16},
+    "gnn": {
+        "channels": 1,
+        "image_size": SIDE,
+        "backbone": "conv4-8",
+        "max_way": 4,
+        "width": 8,
+        "edges": [8, 8],
+    },
+    "dynamic": {"base_classes": 10, "channels": 1, "image_size": SIDE, "hidden": 8},
+    "activations": {"channels": 1, "backbone": "conv4-8", "hidden": 8},
     "maml": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4, "steps": 2},
     "metasgd": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4},
     "siamese_memory": {"channels": 1, "backbone": "conv4-8", "slots": 5, "scale": 4.0},
@@ -48,9 +67,17 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "length": 6,
     },
 }
-OBJECTIVES = {"stanet": "semantic", "mmnet": "matching", "siamese_memory": "margin"}
+OBJECTIVES = {
+    "stanet": "semantic",
+    "mmnet": "matching",
+    "siamese": "verification",
+    "relation": "relation",
+    "dynamic": "base_classes",
+    "activations": "semantic",
+    "siamese_memory": "margin",
+}
 #: Those with a fixed number of outputs that are trained to do without some of them.
-SLOTTED = ("stanet", "snail")
+SLOTTED = ("stanet", "snail", "gnn")
 
 
 def draw_data(root: Path) -> Path:

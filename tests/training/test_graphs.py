@@ -137,6 +137,12 @@ def test_inputs_and_outputs_have_the_contract_s_names(exported: Exported) -> Non
     attention = {
         "prototypical": ["task_attention"],
         "mmnet": ["task_attention"],
+        "matching": ["task_attention"],
+        "relation": ["task_attention"],
+        "siamese": ["task_attention"],
+        "gnn": ["task_attention"],
+        "dynamic": ["task_attention"],
+        "activations": ["task_attention"],
         "stanet": ["task_attention", "query_attention", "support_attention"],
         "maml": [],
         "metasgd": [],

@@ -7,18 +7,22 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models_zoo.episode import ABSENT, Prediction, Support, TaskState
 from models_zoo.learner import Learner
+from models_zoo.metric.dynamic import DynamicFewShot
 from models_zoo.metric.stanet import STANet
 from training.data.sampler import IGNORE, Episode, EpisodeSampler
 from training.data.store import PackedStore
 from training.objectives import build_objective
+from training.objectives.base_classes import BaseClassLoss
 from training.objectives.episode import EpisodeLoss, accuracy
 from training.objectives.margin import MarginLoss
 from training.objectives.matching import MatchingLoss
 from training.objectives.semantic import SemanticLoss
+from training.objectives.verification import VerificationLoss
 from training.recipe import ObjectiveConfig
 
 
@@ -40,8 +44,8 @@ class Told(Learner):
         return Prediction(logits, task_attention=weights.exp().unsqueeze(1))
 
 
-def sampler(groups: tuple[str, ...] = ("a", "b", "a", "c", "b")) -> EpisodeSampler:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 1, 8, 8), dtype=np.uint8)
+def sampler(groups: tuple[str, ...] = ("a", "b", "a", "c", "b"), side: int = 8) -> EpisodeSampler:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 1, side, side), dtype=np.uint8)
     store = PackedStore.pack(
         (str(i), group, images)
         for i, (group, images) in enumerate(zip(groups, pixels, strict=True))
@@ -150,6 +154,102 @@ def test_the_margin_loss_is_a_hinge_on_the_nearest_of_another_class() -> None:
     assert metrics["accuracy"] == EpisodeLoss()(Told(scores), episode)[1]["accuracy"]
 
 
+@pytest.mark.parametrize("name", ["verification", "relation"])
+def test_every_query_and_class_are_a_pair_of_which_half_are_the_same(name: str) -> None:
+    """Koch et al., section 3.2, and Sung et al., Eq. 2, pair by pair."""
+    episode = mixed_episode()
+    learner = Told(scores_for(episode))
+    with torch.no_grad():
+        logits = learner(episode.support, episode.query).logits.tolist()
+    losses, weights = [], []
+    for b, q, target in real_queries(episode):
+        present = [k for k in range(3) if episode.support.class_mask[b, k]]
+        for k in present:
+            p = 1 / (1 + math.exp(-logits[b][q][k]))
+            y = float(k == target)
+            squared = (p - y) ** 2
+            log_loss = -math.log(p if y else 1 - p)
+            losses.append(squared if name == "relation" else log_loss)
+            weights.append(1.0 if y else 1 / (len(present) - 1))
+    expected = sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
+    config = ObjectiveConfig(name=name)  # type: ignore[arg-type]
+    objective = build_objective(config, learner, sampler())
+    assert isinstance(objective, VerificationLoss)
+    found, metrics = objective(learner, episode)
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-4)
+    assert metrics["accuracy"] == EpisodeLoss()(learner, episode)[1]["accuracy"]
+    found.backward()
+    assert learner.scores.grad is not None
+    assert learner.scores.grad.isfinite().all()
+
+
+def dynamic(base_classes: int = 5) -> DynamicFewShot:
+    torch.manual_seed(0)
+    return DynamicFewShot(base_classes, channels=1, image_size=16, hidden=6).eval()
+
+
+def test_queries_are_told_from_new_classes_and_from_the_other_base_classes() -> None:
+    """Of 20 classes (5, turned) the first 5 have base weights; a task's own ones are hidden."""
+    episode = sampler(side=16).sample(3, [3, 2, 3], [2, 3, 1], 2)
+    learner = dynamic()
+    config = ObjectiveConfig(name="base_classes", weight=0.3)
+    objective = build_objective(config, learner, sampler())
+    task_losses, base_losses, hidden_somewhere = [], [], False
+    with torch.no_grad():
+        found, metrics = objective(learner, episode)
+        scale = learner.log_scale.exp()
+        base = F.normalize(learner.base, dim=-1)
+        for b, q, target in real_queries(episode):
+            own = set(episode.support_classes[b].tolist())
+            others = [k for k in range(5) if k not in own]
+            hidden_somewhere |= len(others) < 5
+            bars = torch.tensor([[k in own for k in range(5)]])
+            kept = episode.support.mask[b]
+            support = Support.of(
+                learner.encode(episode.support.x[b, kept])[None],
+                episode.support.labels[b, kept][None],
+                way=3,
+            )
+            z = F.normalize(learner.encode(episode.query[b, q][None]), dim=-1)
+            weights = learner.adapt_hiding(support, bars)["weights"][0]
+            present = sorted(set(support.labels[0].tolist()))
+            scores = scale * torch.cat([weights[present], base[others]]) @ z[0]
+            task_losses.append(-float(scores.log_softmax(0)[present.index(target)]))
+        for images, classes in (
+            (episode.support.x, episode.support_classes),
+            (episode.query, episode.query_classes),
+        ):
+            for image, label in zip(images.flatten(0, 1), classes.flatten().tolist(), strict=True):
+                if 0 <= label < 5:
+                    z = F.normalize(learner.encode(image[None]), dim=-1)[0]
+                    base_losses.append(-float((scale * base @ z).log_softmax(0)[label]))
+    assert hidden_somewhere
+    assert 0 < len(base_losses) < len(task_losses) * 2
+    task, known = sum(task_losses) / len(task_losses), sum(base_losses) / len(base_losses)
+    assert float(metrics["task_loss"]) == pytest.approx(task, rel=1e-4)
+    assert float(metrics["base_loss"]) == pytest.approx(known, rel=1e-4)
+    assert float(found) == pytest.approx(task + 0.3 * known, rel=1e-4)
+
+
+def test_a_step_without_base_classes_has_a_loss() -> None:
+    episode = sampler(side=16).sample(1, 3, 1, 2)
+    turned = Episode(
+        episode.support,
+        episode.query,
+        episode.targets,
+        episode.support_classes + 5,
+        episode.query_classes + 5,
+    )
+    found, metrics = BaseClassLoss(dynamic(), sampler(), 0.5)(dynamic(), turned)
+    assert found.isfinite()
+    assert float(metrics["base_loss"]) == 0
+
+
+def test_base_classes_must_be_in_the_training_data() -> None:
+    with pytest.raises(ValueError, match="21 base classes, but the training data have 20"):
+        BaseClassLoss(dynamic(21), sampler(), 0.5)
+
+
 def test_accuracy_leaves_padding_out() -> None:
     logits = torch.tensor(
         [[[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]], [[0.0, 1.0], [9.0, 1.0], [9, 1.0]]]
@@ -230,6 +330,11 @@ def test_padding_decides_nothing() -> None:
         MatchingLoss(),
         SemanticLoss(learner, sampler(), 0.5),
     ):
+
+
+    pairs = VerificationLoss("cross_entropy"), VerificationLoss("squared")
+    semantic = SemanticLoss(learner, sampler(), 0.5)
+    for objective in (EpisodeLoss(), MatchingLoss(), semantic, *pairs):
         with torch.no_grad():
             a, b = objective(learner, episode)[0], objective(learner, other)[0]
         assert torch.allclose(a, b, rtol=1e-5)

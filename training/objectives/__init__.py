@@ -60,12 +60,14 @@ def build_objective(
     config: ObjectiveConfig, learner: Learner, sampler: EpisodeSampler, tasks: int = 1
 ) -> Objective:
     """An objective from its recipe section, for batches of `tasks`. Raises `ValueError`."""
+    from training.objectives.base_classes import BaseClassLoss
     from training.objectives.episode import EpisodeLoss
     from training.objectives.inequality import InequalityLoss
     from training.objectives.margin import MarginLoss
     from training.objectives.matching import MatchingLoss
     from training.objectives.semantic import SemanticLoss
     from training.objectives.task_attention import TaskAttention
+    from training.objectives.verification import VerificationLoss
 
     if config.name == "margin":
         return MarginLoss(config.margin)
@@ -77,4 +79,10 @@ def build_objective(
         return InequalityLoss(learner, config.measure, config.weight, config.losses, config.order)
     if config.name == "task_attention":
         return TaskAttention(tasks, config.network, config.lr, config.fresh)
+    if config.name == "base_classes":
+        return BaseClassLoss(learner, sampler, config.weight)
+    if config.name == "verification":
+        return VerificationLoss("cross_entropy")
+    if config.name == "relation":
+        return VerificationLoss("squared")
     return EpisodeLoss()

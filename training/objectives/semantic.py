@@ -48,7 +48,8 @@ class SemanticLoss(Objective):
         if self.labels == "group":
             known = self.group_of[classes.clamp(min=0)]
             classes = torch.where(classes == IGNORE, classes, known)
-        semantic_logits = self.output(maps.flatten(2).mean(-1)).float()
+        pooled = maps.flatten(2).mean(-1) if maps.ndim > 2 else maps
+        semantic_logits = self.output(pooled).float()
         semantic = F.cross_entropy(semantic_logits, classes, ignore_index=IGNORE)  # Eq. 12
         loss = task + self.weight * semantic  # Eq. 13
         return loss, {
