@@ -106,7 +106,7 @@ def wrong(**changes: Any) -> dict[str, Any]:
         (wrong(optimizer__learning_rate=1), "optimizer.learning_rate: "),
         (wrong(optimizer__lr=-1), "optimizer.lr: "),
         (wrong(optimizer__name="lion"), "optimizer.name: "),
-        (wrong(learner="resnet"), "unknown learner 'resnet'; known: maml"),
+        (wrong(learner="resnet"), "unknown learner 'resnet'; known: "),
         (wrong(learner=None), "learner: "),
         (wrong(episodes__ways=[]), "episodes.ways: "),
         (wrong(episodes__ways="five"), "episodes.ways: "),
