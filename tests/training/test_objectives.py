@@ -329,12 +329,9 @@ def test_padding_decides_nothing() -> None:
         MarginLoss(1),
         MatchingLoss(),
         SemanticLoss(learner, sampler(), 0.5),
+        VerificationLoss("cross_entropy"),
+        VerificationLoss("squared"),
     ):
-
-
-    pairs = VerificationLoss("cross_entropy"), VerificationLoss("squared")
-    semantic = SemanticLoss(learner, sampler(), 0.5)
-    for objective in (EpisodeLoss(), MatchingLoss(), semantic, *pairs):
         with torch.no_grad():
             a, b = objective(learner, episode)[0], objective(learner, other)[0]
         assert torch.allclose(a, b, rtol=1e-5)
