@@ -91,6 +91,13 @@ class Learner(nn.Module):
             state = self.adapt(support, inner_lr)
             return state, self.predict(state, query)
 
+    def check_way(self, support: Support) -> None:
+        """Raise `ValueError` where the tasks have more classes than the learner has outputs."""
+        if self.max_way is None or torch.compiler.is_exporting():
+            return
+        if support.way > self.max_way:
+            raise ValueError(f"{support.way} classes, at most {self.max_way}")
+
     def encode_batch(self, images: Tensor) -> Tensor:
         """`encode` for images with two leading axes: `[B, N, C, H, W]` -> `[B, N, ...]`."""
         features = self.encode(images.flatten(0, 1))

@@ -113,8 +113,7 @@ class GraphNetwork(Learner):
 
         Raises `ValueError` for more classes than `max_way`.
         """
-        if not torch.compiler.is_exporting() and support.way > (self.max_way or 0):
-            raise ValueError(f"{support.way} classes, at most {self.max_way}")
+        self.check_way(support)
         labels = support.one_hot(self.max_way)
         present = labels.amax(1)
         return {

@@ -119,9 +119,7 @@ class SNAIL(Learner):
         State: of each layer l, `keys{l}` [B, N, K] and `values{l}` [B, N, V], or `past{l}` [B, C];
         mask [B, N], class_mask [B, way]. Raises `ValueError` for more classes than `max_way`.
         """
-        assert self.max_way is not None
-        if not torch.compiler.is_exporting() and support.way > self.max_way:
-            raise ValueError(f"{support.way} classes, at most {self.max_way}")
+        self.check_way(support)
         place = places(support.mask)
         count = support.mask.sum(1, keepdim=True)  # the query's place
         causal = support.mask.unsqueeze(1) & (place.unsqueeze(1) <= place.unsqueeze(2))

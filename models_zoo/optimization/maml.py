@@ -123,8 +123,7 @@ class MAML(Learner):
         Returns `kernel{l}` [B, 9*C, D] and `bias{l}` [B, 1, D] with the normalisation folded in,
         `head`, `offset` and `class_mask`. Raises `ValueError` for more classes than `max_way`.
         """
-        if not torch.compiler.is_exporting() and support.way > (self.max_way or 0):
-            raise ValueError(f"{support.way} classes, at most {self.max_way}")
+        self.check_way(support)
         one_hot = support.one_hot()
         task = _Task(
             patches(_channels_last(support.x)),
