@@ -232,6 +232,45 @@ def plot_validation(runs: Runs, out: Picture = None) -> None:
     training("training.plots.commands").validation(runs, out)
 
 
+@plot.command("trajectory")
+def plot_trajectory(runs: Runs, out: Picture = None) -> None:
+    """Paths of runs through the space of weights (seed 001, Fig. 1).
+
+    To compare sequential training with batches, give the same recipe with `episodes: {tasks: 1}`
+    and with more, from one seed.
+
+    Example: fewshot plot trajectory runs/maml-omniglot runs/ta-maml-omniglot
+    """
+    training("training.plots.commands").trajectory(runs, out)
+
+
+@plot.command("task-weights")
+def plot_task_weights(run: Run, out: Picture = None) -> None:
+    """Largest and smallest task attention in every iteration (seed 001, Fig. 4).
+
+    Example: fewshot plot task-weights runs/ta-maml-omniglot
+    """
+    training("training.plots.commands").task_weights(run, out)
+
+
+@plot.command("task-correlation")
+def plot_task_correlation(run: Run, out: Picture = None) -> None:
+    """Correlation of each input of task attention with the attention (seed 001, Fig. 5a).
+
+    Example: fewshot plot task-correlation runs/ta-maml-omniglot
+    """
+    training("training.plots.commands").task_correlation(run, out)
+
+
+@plot.command("task-rank")
+def plot_task_rank(run: Run, out: Picture = None) -> None:
+    """Rank, by attention, of the task with the largest loss (seed 001, Fig. 5b).
+
+    Example: fewshot plot task-rank runs/ta-maml-omniglot
+    """
+    training("training.plots.commands").task_rank(run, out)
+
+
 # --- the zoo ---------------------------------------------------------------------------------
 
 

@@ -42,10 +42,13 @@ from training.evaluate import evaluate
 from training.history import HISTORY, History
 from training.objectives import Objective, Step, build_objective
 from training.recipe import EpisodeConfig, Recipe, RecipeError
+from training.sketch import Sketch
 from training.tuning import keep_memory
 
 #: Steps between two looks at the loss; looking waits for an accelerator.
 LOG_EVERY = 25
+#: Points of a run's path through the space of weights that its history keeps.
+PATH_POINTS = 500
 VALIDATION_SEED = 20_000
 BEST = "best.safetensors"
 
@@ -300,6 +303,9 @@ def alone(out: Path) -> Iterator[None]:
 
 def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
     recipe = run.recipe
+    sketch, trace = Sketch(trained(run.learner)), math.ceil(recipe.steps / PATH_POINTS)
+    if not run.history.rows["trajectory"]:
+        run.history.add(run.step, "trajectory", sketch())
     run.learner.train()
     while run.step < until and not run.interrupted:
         started = time.perf_counter()
@@ -317,6 +323,8 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
         for name, rows in metrics.items():
             if rows.ndim:
                 run.history.add(run.step, name, rows)
+        if run.step % trace == 0:
+            run.history.add(run.step, "trajectory", sketch())
         if run.step % LOG_EVERY == 0:
             metrics = {"loss": loss, **metrics}
             scalars = {k: float(v.detach()) for k, v in metrics.items() if not v.ndim}

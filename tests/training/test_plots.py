@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import statistics
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from fewshot import app
+from tests.training.making import recipe
 from training.history import History
+from training.sketch import Sketch
+from training.trainer import train
 
 
 def plot(*arguments: object) -> Result:
@@ -61,14 +65,135 @@ def test_runs_called_alike_are_told_apart(tmp_path: Path) -> None:
     assert len({row["run"] for row in rows_of(out)}) == 2
 
 
-@pytest.mark.parametrize("command", ["validation"])
+WEIGHTS = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.8, 0.1], [0.25, 0.25, 0.5]])
+
+
+def attended(folder: Path) -> tuple[Path, torch.Tensor]:
+    """A run of three steps with three tasks each; the inputs' order is that of Eq. 1."""
+    inputs = torch.rand(3, 3, 4, generator=torch.Generator().manual_seed(0))
+    inputs[:, :, 1] = torch.tensor([[3.0, 1.0, 2.0], [0.1, 0.3, 0.2], [0.9, 0.4, 0.3]])  # losses
+    inputs[1:, :, 2] = 1.0  # all tasks right: no correlation
+    rows = {"attention": WEIGHTS, "attention_inputs": inputs}
+    series = {name: dict(enumerate(each, start=1)) for name, each in rows.items()}
+    return run_with(folder, **series), inputs
+
+
+def test_task_weights_are_each_iteration_s_largest_and_smallest(tmp_path: Path) -> None:
+    run, _ = attended(tmp_path / "run")
+    done = plot("task-weights", run)
+    assert done.exit_code == 0, done.output
+    rows = rows_of(run / "plots" / "task-weights.png")
+    found = [(int(r["iteration"]), float(r["largest"]), float(r["smallest"])) for r in rows]
+    assert found == [(1, 0.5, 0.2), (2, 0.8, 0.1), (3, 0.5, 0.25)]
+
+
+def test_task_correlation_is_pearson_s_averaged_over_iterations(tmp_path: Path) -> None:
+    run, inputs = attended(tmp_path / "run")
+    assert plot("task-correlation", run).exit_code == 0
+    rows = rows_of(run / "plots" / "task-correlation.png")
+    assert [row["input"] for row in rows] == ["gradient norm", "loss", "accuracy", "loss ratio"]
+    for number, row in enumerate(rows):
+        steps = [0] if number == 2 else [0, 1, 2]
+        found = [statistics.correlation(inputs[t, :, number].tolist(), WEIGHTS[t].tolist())
+                 for t in steps]  # fmt: skip
+        assert float(row["mean"]) == pytest.approx(statistics.mean(found), abs=1e-4)
+        assert float(row["standard deviation"]) == pytest.approx(statistics.pstdev(found), abs=1e-4)
+        assert int(row["iterations"]) == len(steps)
+
+
+def test_task_rank_is_where_the_largest_loss_stands(tmp_path: Path) -> None:
+    """Weights .5 .2 .3 and largest loss first: rank 3; second; then a tie for the last places."""
+    run, _ = attended(tmp_path / "run")
+    assert plot("task-rank", run).exit_code == 0
+    rows = rows_of(run / "plots" / "task-rank.png")
+    assert [float(row["rank"]) for row in rows] == [3, 3, 1.5]
+
+
+def test_batches_of_unequal_size_leave_gaps_out(tmp_path: Path) -> None:
+    weights = {1: torch.tensor([0.7, 0.3]), 2: torch.tensor([0.2, 0.5, 0.3])}
+    inputs = {step: torch.stack([row] * 4, 1) for step, row in weights.items()}
+    run = run_with(tmp_path / "run", attention=weights, attention_inputs=inputs)
+    for command in ("task-weights", "task-correlation", "task-rank"):
+        assert plot(command, run).exit_code == 0
+    rows = rows_of(run / "plots" / "task-rank.png")
+    assert [float(row["rank"]) for row in rows] == [2, 3]
+    correlations = rows_of(run / "plots" / "task-correlation.png")
+    assert [float(row["mean"]) for row in correlations] == pytest.approx([1.0] * 4)
+    assert float(rows_of(run / "plots" / "task-weights.png")[0]["smallest"]) == pytest.approx(0.3)
+
+
+def test_trajectories_keep_their_shape_and_their_length(tmp_path: Path) -> None:
+    """Two paths in a plane of a large space: the projection is a rotation, nothing is lost."""
+    torch.manual_seed(0)
+    frame = torch.linalg.qr(torch.randn(40, 2))[0]
+    straight = torch.tensor([[0.0, 0], [3, 0], [6, 0]])
+    winding = torch.tensor([[0.0, 0], [0, 4], [3, 4], [3, 0]])
+    runs = [
+        run_with(tmp_path / name, trajectory=dict(enumerate(points @ frame.T)))
+        for name, points in (("batch", straight), ("sequential", winding))
+    ]
+    done = plot("trajectory", *runs, "--out", tmp_path / "paths.png")
+    assert done.exit_code == 0, done.output
+    rows = rows_of(tmp_path / "paths.png")
+    found = torch.tensor([[float(row["x"]), float(row["y"])] for row in rows])
+    assert torch.allclose(torch.cdist(found, found), torch.cdist(
+        *[torch.cat([straight, winding])] * 2), atol=1e-4)  # fmt: skip
+    assert [float(row["length"]) for row in rows] == pytest.approx([0, 3, 6, 0, 4, 7, 11])
+
+
+def test_trajectories_that_cannot_be_drawn_together_are_told(tmp_path: Path) -> None:
+    sizes = [run_with(tmp_path / str(d), trajectory={0: torch.rand(d), 1: torch.rand(d)})
+             for d in (3, 5)]  # fmt: skip
+    assert_one_line(plot("trajectory", *sizes), "different sizes")
+    still = run_with(tmp_path / "still", trajectory={0: torch.ones(3), 1: torch.ones(3)})
+    assert_one_line(plot("trajectory", still), "too short")
+
+
+def test_a_sketch_keeps_lengths_and_is_linear() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(4000), torch.randn(4000)
+    lengths = [float(Sketch([x])().norm() / x.norm()) for x in (a, b, a - b)]
+    assert lengths == pytest.approx([1, 1, 1], abs=0.12)
+    parts = [a[:1000].view(10, 100), a[1000:]]
+    assert torch.equal(Sketch(parts)(), Sketch([a])())
+    assert torch.allclose(Sketch([a])() - Sketch([b])(), Sketch([a - b])(), atol=1e-4)
+
+
+def test_every_figure_can_be_drawn_from_a_real_run(made_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(recipe("maml", objective={"name": "task_attention"}), run, root=made_data, quiet=True)
+    for command in COMMANDS:
+        done = plot(command, run)
+        assert done.exit_code == 0, done.output
+        rows_of(run / "plots" / f"{command}.png")
+    steps = {row["iteration"] for row in rows_of(run / "plots" / "trajectory.png")}
+    assert steps == {str(step) for step in range(13)}
+
+
+COMMANDS = ("validation", "trajectory", "task-weights", "task-correlation", "task-rank")
+
+
+def assert_one_line(result: Result, part: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("fewshot: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert part in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_mistake_is_one_line_and_exit_code_2(command: str, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("text")
     empty = run_with(tmp_path / "empty", other={1: torch.tensor(1.0)})
-    torn = run_with(tmp_path / "torn", validation={1: torch.tensor(0.5)})
+    torn, _ = attended(tmp_path / "torn")
     (torn / "history.npz").write_bytes((torn / "history.npz").read_bytes()[:50])
-    good = run_with(tmp_path / "good", validation={1: torch.tensor(0.5)})
+    good, _ = attended(tmp_path / "good")
+    series = History()
+    series.load(good, until=3)
+    for step in (1, 2, 3):
+        series.add(step, "validation", torch.tensor(0.5))
+        series.add(step, "trajectory", torch.rand(4))
+    series.save(good)
     for arguments, message in [
         ((tmp_path / "nowhere",), "nowhere"),
         ((text,), "text"),
@@ -77,8 +202,4 @@ def test_a_mistake_is_one_line_and_exit_code_2(command: str, tmp_path: Path) -> 
         ((good, "--out", tmp_path / "picture.svg"), ".png"),
         ((good, "--out", text / "picture.png"), "text"),
     ]:
-        result = plot(command, *arguments)
-        assert result.exit_code == 2, result.output
-        assert result.stderr.startswith("fewshot: ")
-        assert result.stderr.count("\n") == 1, result.stderr
-        assert message in result.stderr
+        assert_one_line(plot(command, *arguments), message)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from training.checkpoint import write_atomically
 
 if TYPE_CHECKING:
@@ -46,3 +48,12 @@ def write_table(path: Path, heading: Sequence[str], rows: Iterable[Row]) -> None
     writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path.with_suffix(".csv"), text.getvalue().encode())
+
+
+def smooth(values: np.ndarray, share: float = 0.02) -> np.ndarray:
+    """Running mean `[T]` -> `[T]` over that share of all values around each, fewer at the ends."""
+    window = max(1, round(len(values) * share)) // 2
+    sums = np.append(0.0, np.cumsum(values, dtype=np.float64))
+    places = np.arange(len(values))
+    first, last = np.maximum(places - window, 0), np.minimum(places + window + 1, len(values))
+    return np.asarray((sums[last] - sums[first]) / (last - first))

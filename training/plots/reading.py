@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from training.checkpoint import CheckpointError
 from training.history import HISTORY, Series, read_history
 
@@ -14,6 +16,13 @@ def series_of(run: Path, name: str, hint: str = "") -> Series:
     if name not in history:
         raise CheckpointError(f"{run / HISTORY}: no {name!r} in it" + (f"; {hint}" if hint else ""))
     return history[name]
+
+
+def attention_of(run: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps `[T]`, task attention `[T, B]` and its inputs `[T, B, 4]`. Raises `CheckpointError`."""
+    hint = "its recipe needs objective: {name: task_attention}"
+    steps, weights = series_of(run, "attention", hint)
+    return steps, weights, series_of(run, "attention_inputs", hint)[1]
 
 
 def names_of(runs: list[Path]) -> list[str]:

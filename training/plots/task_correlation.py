@@ -1,0 +1,46 @@
+"""How each of task attention's inputs goes with the attention (Fig. 5a of seed 001).
+
+Pearson's correlation over the tasks of a batch, in every iteration; the bars are means over the
+iterations, the whiskers one standard deviation. Iterations in which an input or the attention is
+the same for all tasks have no correlation and are left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from training.objectives.task_attention import INPUTS
+from training.plots import COLOURS, picture, write_table
+from training.plots.reading import attention_of
+
+
+def draw(run: Path, path: Path) -> None:
+    """Draw `path` and its CSV. Raises `CheckpointError` where the run has no task attention."""
+    _, weights, inputs = attention_of(run)
+    rows: list[tuple[str, float, float, int]] = []
+    for number, name in enumerate(INPUTS):
+        found = correlations(inputs[:, :, number], weights)
+        some = len(found) > 0
+        mean, deviation = (float(found.mean()), float(found.std())) if some else (0.0, 0.0)
+        rows.append((name, mean, deviation, len(found)))
+    with picture(path, 5.0, 3.6) as (_, axes):
+        names, means, deviations, _ = zip(*rows, strict=True)
+        axes.bar(names, means, width=0.6, color=COLOURS[0])
+        axes.errorbar(names, means, deviations, fmt="none", ecolor="#555555", linewidth=1)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_ylim(-1, 1)
+        axes.set_ylabel("Correlation with attention")
+    write_table(path, ("input", "mean", "standard deviation", "iterations"), rows)
+
+
+def correlations(inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pearson's r of every iteration that has one: `[T, B]`, `[T, B]` -> at most `[T]`."""
+    x = inputs - np.nanmean(inputs, 1, keepdims=True)
+    y = weights - np.nanmean(weights, 1, keepdims=True)
+    scale = np.sqrt(np.nansum(x * x, 1) * np.nansum(y * y, 1))
+    # Below this only rounding is left of a difference.
+    least = 1e-6 * np.abs(inputs).max(1, initial=0, where=~np.isnan(inputs))
+    varied = (np.nanmax(np.abs(x), 1) > least) & (np.nanmax(np.abs(y), 1) > 1e-7)
+    return np.asarray(np.nansum(x * y, 1)[varied] / scale[varied])

@@ -1,0 +1,69 @@
+"""Paths of several runs through the space of weights (Fig. 1 of seed 001).
+
+The seed shows that training on one task at a time goes a longer and more winding way than training
+on batches. It does not say how it drew that; here the weights, kept as sketches, are projected on
+the two directions in which the paths together spread most (principal components). The lengths are
+those of the paths before the projection.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from training.checkpoint import CheckpointError
+from training.plots import COLOURS, picture, write_table
+from training.plots.reading import names_of, series_of
+
+
+def draw(runs: list[Path], path: Path) -> None:
+    """Draw `path` and its CSV. Raises `CheckpointError`."""
+    hint = "train it again with this version"
+    steps, paths = zip(*(series_of(run, "trajectory", hint) for run in runs), strict=True)
+    flat, spread = project(list(paths))
+    names = names_of(runs)
+    lengths = [distances(points) for points in paths]
+    with picture(path, 6.0, 5.0) as (_, axes):
+        for number, (name, points, length, whole) in enumerate(
+            zip(names, flat, lengths, paths, strict=True)
+        ):
+            colour = COLOURS[number % len(COLOURS)]
+            ends = float(np.linalg.norm(whole[-1] - whole[0]))
+            label = f"{name}: length {length[-1]:.3g}, end to end {ends:.3g}"
+            axes.plot(*points.T, color=colour, linewidth=0.9, label=label)
+            axes.plot(*points[0], "o", markersize=7, color="white", markeredgecolor=colour)
+            axes.plot(*points[-1], "o", markersize=7, color=colour)
+        axes.set_xlabel(f"First principal component ({spread[0]:.0%} of the spread)")
+        axes.set_ylabel(f"Second principal component ({spread[1]:.0%})")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9)
+    write_table(
+        path,
+        ("run", "iteration", "x", "y", "length"),
+        (
+            (name, int(step), float(x), float(y), float(length))
+            for name, of_run, points, so_far in zip(names, steps, flat, lengths, strict=True)
+            for step, (x, y), length in zip(of_run, points, so_far, strict=True)
+        ),
+    )
+
+
+def project(paths: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Paths `[T_i, D]` -> `[T_i, 2]` on their common principal components; these' shares `[2]`."""
+    sizes = {points.shape[1] for points in paths}
+    if len(sizes) > 1:
+        raise CheckpointError("these runs' trajectories were kept in different sizes")
+    together = np.concatenate(paths).astype(np.float64)
+    centred = together - together.mean(0)
+    _, strengths, directions = np.linalg.svd(centred, full_matrices=False)
+    strengths, directions = np.append(strengths**2, 0)[:2], directions[:2]
+    if len(directions) < 2 or not np.square(centred).sum():
+        raise CheckpointError("too short a trajectory to draw: train for a few steps")
+    flat = np.split(centred @ directions.T, np.cumsum([len(points) for points in paths])[:-1])
+    return flat, strengths / np.square(centred).sum()
+
+
+def distances(points: np.ndarray) -> np.ndarray:
+    """Length of the path up to each of its points: `[T, D]` -> `[T]`."""
+    return np.append(0, np.linalg.norm(np.diff(points, axis=0), axis=1).cumsum())
