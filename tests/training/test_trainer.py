@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import DataError, PackedStore
 from training.evaluate import Score
 from training.history import read_history
-from training.objectives import build_objective
+from training.objectives import Step, build_objective
+from training.objectives.task_attention import TaskAttention
 from training.recipe import EpisodeConfig, ObjectiveConfig, RecipeError
 from training.trainer import draw_episode, train
 
@@ -74,6 +76,19 @@ def test_the_objective_reaches_every_trainable_weight(name: str, store: PackedSt
         if value.requires_grad and (value.grad is None or not value.grad.any())
     ]
     assert idle == []
+
+
+@every_learner
+def test_task_attention_weighs_the_tasks_of_any_learner(name: str, store: PackedStore) -> None:
+    both, episode = parts(name, store)
+    learner, objective = both.train()[0], TaskAttention(3, "shared")
+    step = Step(nullcontext, 0.1, new=lambda: episode, next=lambda: episode)
+    loss, metrics = objective.backward(learner, episode, step)
+    assert loss.isfinite() and metrics["attention_inputs"].isfinite().all()
+    for each in (learner, objective):
+        gradients = [p.grad for p in each.parameters() if p.grad is not None]
+        assert all(d.isfinite().all() for d in gradients)
+        assert any(d.any() for d in gradients)
 
 
 @every_learner
