@@ -50,7 +50,7 @@ def write_table(path: Path, heading: Sequence[str], rows: Iterable[Row]) -> None
     write_atomically(path.with_suffix(".csv"), text.getvalue().encode())
 
 
-def smooth(values: np.ndarray, share: float = 0.02) -> np.ndarray:
+def smooth(values: np.ndarray, share: float = 0.05) -> np.ndarray:
     """Running mean `[T]` -> `[T]` over that share of all values around each, fewer at the ends."""
     window = max(1, round(len(values) * share)) // 2
     sums = np.append(0.0, np.cumsum(values, dtype=np.float64))

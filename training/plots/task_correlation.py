@@ -1,8 +1,8 @@
 """How each of task attention's inputs goes with the attention (Fig. 5a of seed 001).
 
 Pearson's correlation over the tasks of a batch, in every iteration; the bars are means over the
-iterations, the whiskers one standard deviation. Iterations in which an input or the attention is
-the same for all tasks have no correlation and are left out.
+iterations, the whiskers 95% confidence intervals of these. Iterations in which an input or the
+attention is the same for all tasks have no correlation and are left out.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ def draw(run: Path, path: Path) -> None:
         mean, deviation = (float(found.mean()), float(found.std())) if some else (0.0, 0.0)
         rows.append((name, mean, deviation, len(found)))
     with picture(path, 5.0, 3.6) as (_, axes):
-        names, means, deviations, _ = zip(*rows, strict=True)
+        names, means, deviations, counts = zip(*rows, strict=True)
         axes.bar(names, means, width=0.6, color=COLOURS[0])
-        axes.errorbar(names, means, deviations, fmt="none", ecolor="#555555", linewidth=1)
+        errors = [1.96 * sd / max(1, n) ** 0.5 for sd, n in zip(deviations, counts, strict=True)]
+        axes.errorbar(names, means, errors, fmt="none", ecolor="#222222", linewidth=1.2, capsize=3)
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_ylim(-1, 1)
+        reach = max(0.1, *(abs(m) + e for m, e in zip(means, errors, strict=True)))
+        axes.set_ylim(-1.1 * reach, 1.1 * reach)
         axes.set_ylabel("Correlation with attention")
     write_table(path, ("input", "mean", "standard deviation", "iterations"), rows)
 

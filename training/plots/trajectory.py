@@ -3,7 +3,8 @@
 The seed shows that training on one task at a time goes a longer and more winding way than training
 on batches. It does not say how it drew that; here the weights, kept as sketches, are projected on
 the two directions in which the paths together spread most (principal components). The lengths are
-those of the paths before the projection.
+those of the paths before the projection, between the points kept (about 500 in a run), hence
+somewhat less than the way really gone.
 """
 
 from __future__ import annotations
