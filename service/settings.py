@@ -50,6 +50,8 @@ class Settings(BaseSettings):
         env_prefix="FEWSHOT_", env_file=".env", frozen=True, extra="ignore", validate_default=True
     )
 
+    # Address and processes
+
     host: str = Field(
         "127.0.0.1",
         description="Address to listen on. Set 0.0.0.0 in a container or to serve other machines; "
@@ -62,10 +64,29 @@ class Settings(BaseSettings):
         description="Port to listen on. Change it where 8000 is taken; 0 picks a free one, which "
         "is printed.",
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share the port; one that dies is started again. Raise it "
+        "where parsing and decoding, which one process does on one core, are the bottleneck. Each "
+        "loads its own models and has its own queue of `queue_images`, so memory and the longest "
+        "queue multiply; set `threads` to the cores divided by the workers. On a GPU leave it at "
+        "1: batches across requests form within a process.",
+    )
+
+    # Models
+
     zoo: Path = Field(
         ENTRIES,
         description="Folder of the zoo, one sub-folder per entry. Change it to serve entries that "
         "you trained yourself instead of the shipped ones.",
+    )
+    runtime: Literal["onnx", "torch"] = Field(
+        "onnx",
+        description="What runs the models. `torch` needs PyTorch and safetensors installed; on a "
+        "CPU it is several times slower and there to compare with, on a GPU it is worth a try for "
+        "entries with large backbones.",
     )
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto",
@@ -80,6 +101,40 @@ class Settings(BaseSettings):
         le=256,
         description="CPU threads of one model run; 0 lets ONNX Runtime take every core. Lower it "
         "where the machine has other work, or where several services share it.",
+    )
+    torch_compile: bool = Field(
+        False,
+        description="With `runtime=torch` on a GPU: compile the encoders. The first request of "
+        "each model then waits for the compiler, up to a minute; later ones are faster.",
+    )
+    pinned_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Ids of models, with commas between them, that are loaded at start and never "
+        "let go. Name those whose first request must not wait for loading.",
+    )
+    model_memory_mb: int = Field(
+        0,
+        ge=0,
+        le=1 << 20,
+        description="Memory, in MiB, that loaded models may take, estimated from their files; "
+        "beyond it the one asked longest ago is let go, and loaded again when asked. 0 sets no "
+        "bound. Set it where the zoo is larger than the memory.",
+    )
+
+    # Batches and caches
+
+    batching: bool = Field(
+        True,
+        description="Whether requests that wait are run together. Nobody waits for company, so "
+        "there is little reason to switch it off but to measure what it gains.",
+    )
+    batch_images: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="Most images of a batch of several requests; 0 means 64 on a CPU and 4096 on "
+        "a GPU. A request that comes while a batch runs waits for its end, so keep it small on a "
+        "CPU, where larger ones gain nothing; lower it on a GPU that has little memory.",
     )
     encode_batch: int = Field(
         0,
@@ -96,30 +151,6 @@ class Settings(BaseSettings):
         description="Threads that decode images and draw overlays. Raise it to the number of "
         "cores where clients send photos; small drawings gain nothing. Each may hold one decoded "
         "image of `max_image_megapixels`, about 4 bytes a pixel.",
-    )
-    runtime: Literal["onnx", "torch"] = Field(
-        "onnx",
-        description="What runs the models. `torch` needs PyTorch and safetensors installed; on a "
-        "CPU it is several times slower and there to compare with, on a GPU it is worth a try for "
-        "entries with large backbones.",
-    )
-    torch_compile: bool = Field(
-        False,
-        description="With `runtime=torch` on a GPU: compile the encoders. The first request of "
-        "each model then waits for the compiler, up to a minute; later ones are faster.",
-    )
-    batching: bool = Field(
-        True,
-        description="Whether requests that wait are run together. Nobody waits for company, so "
-        "there is little reason to switch it off but to measure what it gains.",
-    )
-    batch_images: int = Field(
-        0,
-        ge=0,
-        le=65_536,
-        description="Most images of a batch of several requests; 0 means 64 on a CPU and 4096 on "
-        "a GPU. A request that comes while a batch runs waits for its end, so keep it small on a "
-        "CPU, where larger ones gain nothing; lower it on a GPU that has little memory.",
     )
     feature_cache_mb: int = Field(
         256,
@@ -138,34 +169,9 @@ class Settings(BaseSettings):
         "asking a set again costs its queries alone. Raise it where many sets are asked in turn; "
         "0 switches it off.",
     )
-    pinned_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (),
-        description="Ids of models, with commas between them, that are loaded at start and never "
-        "let go. Name those whose first request must not wait for loading.",
-    )
-    model_memory_mb: int = Field(
-        0,
-        ge=0,
-        le=1 << 20,
-        description="Memory, in MiB, that loaded models may take, estimated from their files; "
-        "beyond it the one asked longest ago is let go, and loaded again when asked. 0 sets no "
-        "bound. Set it where the zoo is larger than the memory.",
-    )
-    max_request_timeout_s: float = Field(
-        300.0,
-        gt=0,
-        le=3600,
-        description="Most seconds that a client may ask for with `X-Request-Timeout`; more is cut "
-        "to this. Keep it below the proxy's own limit.",
-    )
-    drain_s: float = Field(
-        0.0,
-        ge=0,
-        le=3600,
-        description="Least seconds between the signal to stop and the end. Meanwhile `/readyz` "
-        "says no and new requests get 503. Set it to the interval at which a load balancer "
-        "asks `/readyz`, and below `shutdown_s`.",
-    )
+
+    # Queue and time
+
     queue_images: int = Field(
         1024,
         ge=1,
@@ -181,6 +187,21 @@ class Settings(BaseSettings):
         "`X-Request-Timeout` says otherwise; then 504. Raise it for long adaptations on a slow "
         "machine; keep it below the proxy's own limit.",
     )
+    max_request_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        le=3600,
+        description="Most seconds that a client may ask for with `X-Request-Timeout`; more is cut "
+        "to this. Keep it below the proxy's own limit.",
+    )
+    body_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Longest that a request's body may take to arrive; then 408. Raise it for "
+        "large uploads over slow lines; lower it where no proxy in front buffers bodies, since "
+        "each slow one holds a connection.",
+    )
     shutdown_s: int = Field(
         20,
         ge=0,
@@ -188,6 +209,17 @@ class Settings(BaseSettings):
         description="Grace period for running requests when the process is told to stop. Keep it "
         "below the orchestrator's own, usually 30 s.",
     )
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="Least seconds between the signal to stop and the end. Meanwhile `/readyz` "
+        "says no and new requests get 503. Set it to the interval at which a load balancer "
+        "asks `/readyz`, and below `shutdown_s`.",
+    )
+
+    # Limits of a request
+
     max_body_mb: int = Field(
         64,
         ge=1,
@@ -235,6 +267,9 @@ class Settings(BaseSettings):
         description="Most bytes, in MiB, that an archive may unpack to, counted both from what it "
         "declares and while unpacking. Raise it with `max_body_mb` for large support archives.",
     )
+
+    # Limits of an answer
+
     overlay_side: int = Field(
         224,
         ge=32,
@@ -256,30 +291,6 @@ class Settings(BaseSettings):
         description="Most numbers that `attention=maps` may put into one answer, at about ten "
         "bytes each. Raise it for offline analysis, where answers of many megabytes are welcome.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="How much is logged. `warning` drops the line per request."
-    )
-
-    # Operations
-
-    workers: int = Field(
-        1,
-        ge=1,
-        le=64,
-        description="Processes that share the port; one that dies is started again. Raise it "
-        "where parsing and decoding, which one process does on one core, are the bottleneck. Each "
-        "loads its own models and has its own queue of `queue_images`, so memory and the longest "
-        "queue multiply; set `threads` to the cores divided by the workers. On a GPU leave it at "
-        "1: batches across requests form within a process.",
-    )
-    body_timeout_s: float = Field(
-        60.0,
-        gt=0,
-        le=3600,
-        description="Longest that a request's body may take to arrive; then 408. Raise it for "
-        "large uploads over slow lines; lower it where no proxy in front buffers bodies, since "
-        "each slow one holds a connection.",
-    )
     max_tensor_values: int = Field(
         4_000_000,
         ge=1000,
@@ -288,41 +299,8 @@ class Settings(BaseSettings):
         "values in its inputs. Raise it for large batches over the binary extension, where a "
         "number is four bytes; as JSON it is about ten, and several times that in memory.",
     )
-    log_format: Literal["text", "json"] = Field(
-        "text",
-        description="How a log line looks. Set `json`, one object a line with time, level, "
-        "message and request id, where a log collector reads it; `text` is for people.",
-    )
-    cors_origins: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_origins)
-    ] = Field(
-        (),
-        description="Origins, separated by commas, whose web pages may call the service from a "
-        "browser; none by default. Name each (`https://shop.example`); `*` allows every page, "
-        "which is for public demonstrations only.",
-    )
-    cors_credentials: bool = Field(
-        False,
-        description="Let pages of `cors_origins` send cookies and stored HTTP credentials. Set it "
-        "only where a proxy in front signs users in by cookie; refused together with `*`.",
-    )
-    otlp_endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
-        "",
-        description="Address of an OpenTelemetry collector that takes OTLP over HTTP, such as "
-        "`http://localhost:4318`; traces of requests and their stages go there. Empty, and with "
-        "OTEL_EXPORTER_OTLP_ENDPOINT unset too, there is no tracing and none of it is imported. "
-        "Needs the `otel` extra.",
-    )
 
-    @model_validator(mode="after")
-    def _safe(self) -> Self:
-        if self.cors_credentials and "*" in self.cors_origins:
-            raise ValueError("cors_origins '*' together with cors_credentials is unsafe")
-        if self.drain_s > self.shutdown_s:
-            raise ValueError("drain_s must not exceed shutdown_s, which ends the draining")
-        return self
-
-    # Storage
+    # Support sets and keys
 
     data_dir: Path | None = Field(
         None,
@@ -378,6 +356,48 @@ class Settings(BaseSettings):
         description="Seconds between two sweeps that delete what has expired. Lower it where "
         "support sets are many and short-lived.",
     )
+
+    # Browsers
+
+    cors_origins: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_origins)
+    ] = Field(
+        (),
+        description="Origins, separated by commas, whose web pages may call the service from a "
+        "browser; none by default. Name each (`https://shop.example`); `*` allows every page, "
+        "which is for public demonstrations only.",
+    )
+    cors_credentials: bool = Field(
+        False,
+        description="Let pages of `cors_origins` send cookies and stored HTTP credentials. Set it "
+        "only where a proxy in front signs users in by cookie; refused together with `*`.",
+    )
+
+    # Logs and traces
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="How much is logged. `warning` drops the line per request."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="How a log line looks. Set `json`, one object a line with time, level, "
+        "message and request id, where a log collector reads it; `text` is for people.",
+    )
+    otlp_endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
+        "",
+        description="Address of an OpenTelemetry collector that takes OTLP over HTTP, such as "
+        "`http://localhost:4318`; traces of requests and their stages go there. Empty, and with "
+        "OTEL_EXPORTER_OTLP_ENDPOINT unset too, there is no tracing and none of it is imported. "
+        "Needs the `otel` extra.",
+    )
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if self.cors_credentials and "*" in self.cors_origins:
+            raise ValueError("cors_origins '*' together with cors_credentials is unsafe")
+        if self.drain_s > self.shutdown_s:
+            raise ValueError("drain_s must not exceed shutdown_s, which ends the draining")
+        return self
 
     @property
     def database(self) -> str | Path:
