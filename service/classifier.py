@@ -125,6 +125,10 @@ class Classifier:
     def archive_limits(self) -> ArchiveLimits:
         return ArchiveLimits(self.settings.max_files, self.settings.max_archive)
 
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(self.settings.max_pixels, self.settings.max_image_side)
+
     def start(self) -> None:
         self.engine.start()
         # In the background, so that the first request need not wait for it.
@@ -307,7 +311,7 @@ class Classifier:
 
     async def _decode(self, uploads: Sequence[Upload], card: Card, keep: bool) -> list[Picture]:
         """Decode all uploads; raises the problem of the first one at fault, in their order."""
-        limits = ImageLimits(self.settings.max_pixels, self.settings.max_image_side)
+        limits = self.image_limits
         side = self.settings.overlay_side if keep else None
         waiting = [
             asyncio.wrap_future(self._threads.submit(_decode_all, part, card.input, limits, side))

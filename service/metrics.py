@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -19,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.engine.events import CacheName, Dropped, Events, Lane, Stage
 from service.gpu import GpuMemory
+from service.version import version
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -107,7 +107,7 @@ class Metrics(Events):
         self._cache_entries = gauge("cache_entries", "Entries that a cache holds.", "cache")
         self._cache_bytes = gauge("cache_bytes", "Bytes that a cache holds.", "cache")
         build = gauge("build_info", "Always 1.", "version", "python", mode="livemax")
-        build.labels(_version(), platform.python_version()).set(1)
+        build.labels(version(), platform.python_version()).set(1)
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads: of all workers where there are several."""
@@ -177,10 +177,3 @@ class Metrics(Events):
     def cached(self, name: CacheName, entries: int, size: int) -> None:
         self._cache_entries.labels(name).set(entries)
         self._cache_bytes.labels(name).set(size)
-
-
-def _version() -> str:
-    try:
-        return version("fewshot")
-    except PackageNotFoundError:  # run from a folder that was never installed
-        return "unknown"

@@ -1,6 +1,6 @@
 """An adapted task as one ONNX file: images in, probabilities out, ONNX Runtime and nothing else.
 
-Imported only where such a file is made: the `onnx` package is not needed to serve.
+Imported when the first such file is made: nothing else that is served needs the `onnx` package.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.logs import request_id
 from service.observe import PROBES, method_of, route_of
 from service.settings import Settings
+from service.version import version
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -48,7 +48,7 @@ class Tracing:
 
             exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces" if endpoint else None)
         name = os.environ.get("OTEL_SERVICE_NAME", "fewshot")
-        resource = Resource.create({"service.name": name, "service.version": _version()})
+        resource = Resource.create({"service.name": name, "service.version": version()})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self.tracer = self._provider.get_tracer("fewshot")
@@ -114,10 +114,3 @@ class Trace:
                     span.set_attribute("http.response.status_code", status)
                 if status >= 500:
                     span.set_status(self._error)
-
-
-def _version() -> str:
-    try:
-        return version("fewshot")
-    except PackageNotFoundError:  # run from a folder that was never installed
-        return "unknown"

@@ -45,8 +45,7 @@ async def read_examples(
 
 async def check_examples(classifier: Classifier, sent: Sequence[Example]) -> list[NewExample]:
     """Each image decoded once, off the event loop, or with the problem that it has."""
-    settings = classifier.settings
-    limits = ImageLimits(settings.max_pixels, settings.max_image_side)
+    limits = classifier.image_limits
     checks = [classifier.off_loop(_check, one.label, one.upload, limits) for one in sent]
     return await asyncio.gather(*checks)
 

@@ -210,7 +210,7 @@ def _graph(name: str, card: Card, part: GraphName, runtime: Runtime) -> Served:
 def _episodes(card: Card, arrays: Arrays, attention: bool) -> list[Episode]:
     """One episode per task. Raises as a prediction whose support set is wrong does."""
     support, labels, query = arrays["support"], arrays["labels"], arrays["query"]
-    mask = arrays.get("mask", np.ones(labels.shape, np.bool_))
+    mask = _mask(arrays)
     rates = _rates(card, arrays.get("inner_lr"))
     episodes = []
     for row in range(len(labels)):
@@ -244,7 +244,7 @@ def _rates(card: Card, given: Array | None) -> tuple[float, ...] | None:
 def _joined(arrays: Arrays, answers: list[Answer], names: set[str]) -> Arrays:
     """The answers of B tasks as one array each: absent classes and masked examples filled up."""
     n = arrays["labels"].shape[1]
-    mask = arrays.get("mask", np.ones(arrays["labels"].shape, np.bool_))
+    mask = _mask(arrays)
     way = max(answer.logits.shape[1] for answer in answers)
 
     def stacked(rows: Sequence[NDArray[np.floating]], fill: float) -> Array:
@@ -264,10 +264,16 @@ def _joined(arrays: Arrays, answers: list[Answer], names: set[str]) -> Arrays:
     return found
 
 
-def _spread(weights: Array, mask: Array, n: int) -> Array:
+def _mask(arrays: Arrays) -> NDArray[np.bool_]:
+    """Which examples there are; all where the request does not say."""
+    given = arrays.get("mask")
+    return np.ones(arrays["labels"].shape, np.bool_) if given is None else given.astype(np.bool_)
+
+
+def _spread(weights: Array, mask: NDArray[np.bool_], n: int) -> Array:
     """Weights `[L, Q, shots, ...]` of the unmasked examples -> `[L, Q, n, ...]`, 0 elsewhere."""
     full = np.zeros((*weights.shape[:2], n, *weights.shape[3:]), np.float32)
-    full[:, :, np.asarray(mask, np.bool_)] = weights
+    full[:, :, mask] = weights
     return full
 
 
@@ -275,7 +281,7 @@ def _masked(served: Served, sizes: dict[str, int], arrays: Arrays) -> Arrays:
     """Labels checked, and those of padding set to 0: graphs index by them."""
     feed = dict(arrays)
     if (labels := feed.get("labels")) is not None and labels.dtype == DTYPES["INT64"]:
-        mask = np.asarray(feed.get("mask", np.ones(labels.shape)), np.bool_)
+        mask = _mask(feed)
         way = sizes.get("way", served.card.limits.max_way)
         own = labels[mask]
         if own.size and not ((own >= 0) & (own < way)).all():  # type: ignore[operator]
