@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
+import sys
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(command: str, tmp_path: Path) -> 
         ((good, "--out", text / "picture.png"), "text"),
     ]:
         assert_one_line(plot(command, *arguments), message)
+
+
+def test_without_matplotlib_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("training.plots")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("matplotlib", "matplotlib.axes", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    result = plot("validation", tmp_path)
+    assert_one_line(result, "matplotlib is missing")
+    assert ".[train]" in result.stderr

@@ -7,15 +7,12 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from training.checkpoint import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 #: Colours that stay apart for the colour-blind (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -26,8 +23,6 @@ Row = Sequence[str | int | float]
 @contextmanager
 def picture(path: Path, width: float = 6.0, height: float = 3.8) -> Iterator[tuple[Figure, Axes]]:
     """One pair of axes to draw on; written to `path` as PNG afterwards. No display is needed."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
