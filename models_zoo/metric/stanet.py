@@ -32,11 +32,11 @@ class SpatialAttention(nn.Module):
 
     def forward(self, h: Tensor, query_map: Tensor, support_map: Tensor) -> tuple[Tensor, Tensor]:
         """h `[B, Q, D]`, maps `[B, Q, p, C]` and `[B, N, p, C]` -> `[B, Q, p]`, `[B, Q, N, p]`."""
-        q = self.query(h) * self.scale  # Eq. 3
-        on_query = (self.key(query_map) @ q.unsqueeze(-1)).squeeze(-1)
-        keys = self.key(support_map)
-        on_support = q @ keys.flatten(1, 2).transpose(1, 2)
-        on_support = on_support.unflatten(-1, keys.shape[1:3])
+        # Eq. 3. q . (W_k x) = (W_k^T q) . x: the few queries are projected, not the many places.
+        q = (self.query(h) * self.scale) @ self.key.weight
+        on_query = (query_map @ q.unsqueeze(-1)).squeeze(-1)
+        on_support = q @ support_map.flatten(1, 2).transpose(1, 2)
+        on_support = on_support.unflatten(-1, support_map.shape[1:3])
         return on_query.softmax(-1), on_support.softmax(-1)  # Eq. 4
 
 

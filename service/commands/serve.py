@@ -138,8 +138,13 @@ def _listen(settings: Settings) -> socket.socket:
     """Bind first, so that a taken port is one clear line. Raises `OSError`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        bound = socket.create_server(
+            (settings.host, settings.port), family=family, backlog=_BACKLOG
+        )
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(f"cannot listen on {where}: {reason}") from None
+    # asyncio sets TCP_NODELAY where a socket says that it is TCP, which `create_server` leaves
+    # open: an answer's body would wait 40 ms for the client to acknowledge its headers.
+    return socket.socket(bound.family, bound.type, socket.IPPROTO_TCP, fileno=bound.detach())
