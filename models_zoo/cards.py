@@ -84,6 +84,9 @@ class AttentionSpec(Fact):
 class Training(Fact):
     dataset: str
     split: str
+    classes: Literal["train", "train+val"] = Field(
+        "train", description='"train+val": no classes were held out to choose the checkpoint by.'
+    )
     recipe: str
     steps: int
     seed: int

@@ -84,8 +84,10 @@ def train(
             sys.stderr.write(f"fewshot: stopped {state} with: {again}\n")
             raise typer.Exit(INTERRUPTED) from None
         best = run.best
+        held_out = loaded.data.classes == "train"
+        kept = "Best validation accuracy" if held_out else "Accuracy on classes trained on"
         Console().print(
-            f"Best validation accuracy {best.accuracy:.2%} after step {best.step}, "
+            f"{kept} {best.accuracy:.2%} after step {best.step}, "
             f"in {folder}. Next: fewshot export {folder}"
         )
 

@@ -86,6 +86,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         training=Training(
             dataset=recipe.data.dataset,
             split=recipe.data.split,
+            classes=recipe.data.classes,
             recipe=name_of(recipe),
             steps=int(record["step"]),
             seed=recipe.seed,

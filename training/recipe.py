@@ -33,9 +33,16 @@ class DataConfig(Section):
         None, description="Where the archives are, if not in the usual places"
     )
     input: InputSpec
+    classes: Literal["train", "train+val"] = Field(
+        "train",
+        description="train+val: the validation classes are trained on too, as papers do once steps "
+        "and sizes are chosen; the last weights are kept, since nothing is left to choose by",
+    )
     rotations: Literal["none", "classes", "mirrored", "per_class"] = "none"
-    augment: Literal["none", "crop_flip", "affine"] = Field(
-        "none", description="Random changes of training images: crop_flip for photos"
+    augment: Literal["none", "crop_flip", "photo", "affine"] = Field(
+        "none",
+        description="Random changes of training images: crop_flip or, with changed colours too, "
+        "photo for photos; affine for drawings",
     )
 
 

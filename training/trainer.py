@@ -144,7 +144,8 @@ class Run:
             torch.cuda.set_rng_state_all([kept.cpu() for kept in state["cuda"]])
 
     def validate(self, extra: bool = False) -> float:
-        """Accuracy on validation classes, always of the same tasks; keeps the best weights.
+        """Accuracy on validation classes, always of the same tasks; keeps the best weights, or the
+        last where these classes are trained on.
 
         An `extra` validation, where a run is cut short between two regular ones, counts only until
         a regular one: else a run taken up again might keep other weights than one in one go.
@@ -163,7 +164,8 @@ class Run:
             inner_lr=adaptation.rates if adaptation else None,
             device=self.device,
         )
-        if score.mean > self.best.accuracy or self.best.extra:
+        held_out = self.recipe.data.classes == "train"
+        if score.mean > self.best.accuracy or self.best.extra or not held_out:
             self.best = Best(score.mean, score.ci95, self.step, extra)
             weights = {k: v.contiguous().cpu() for k, v in self.learner.state_dict().items()}
             facts = {"best": json.dumps(asdict(self.best))}
@@ -173,7 +175,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far: its accuracy, half its 95% interval, and its step."""
+    """The validation whose weights are kept: accuracy, half its 95% interval, and step."""
 
     accuracy: float = 0.0
     ci95: float = 0.0

@@ -120,8 +120,13 @@ def test_the_best_weights_have_the_accuracy_they_claim(made_data: Path, tmp_path
     assert run.validate() == best.accuracy
 
 
-def test_the_best_weights_are_of_the_best_validation_not_the_last(
-    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("classes", "kept"), [("train", (0.9, 8)), ("train+val", (0.7, 12))])
+def test_the_kept_weights_are_the_best_or_with_nothing_held_out_the_last(
+    classes: str,
+    kept: tuple[float, int],
+    made_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     accuracies, weights = [0.5, 0.9, 0.7], []
 
@@ -130,11 +135,14 @@ def test_the_best_weights_are_of_the_best_validation_not_the_last(
         return Score(accuracies[len(weights) - 1], 0.01, 10)
 
     monkeypatch.setattr(trainer, "evaluate", scripted)
-    run = train(recipe(), tmp_path, root=made_data, quiet=True)
-    assert run.best == trainer.Best(0.9, 0.01, 8)
-    kept = load_file(tmp_path / "best.safetensors")
-    assert all(torch.equal(kept[key], weights[1][key]) for key in kept)
-    assert not all(torch.equal(kept[key], weights[2][key]) for key in kept)
+    wanted = recipe()
+    wanted = wanted.model_copy(update={"data": wanted.data.model_copy(update={"classes": classes})})
+    run = train(wanted, tmp_path, root=made_data, quiet=True)
+    accuracy, step = kept
+    assert run.best == trainer.Best(accuracy, 0.01, step)
+    found = load_file(tmp_path / "best.safetensors")
+    same = [all(torch.equal(found[key], each[key]) for key in found) for each in weights]
+    assert same == [value == accuracy for value in accuracies]
 
 
 def test_validation_is_of_validation_classes_at_the_recipe_s_steps(

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: How bright red, green and blue look (ITU-R BT.601, as in Pillow's grey).
+LUMA = (0.299, 0.587, 0.114)
+
 
 def crop_and_flip(images: Tensor, generator: torch.Generator, margin: int = 4) -> Tensor:
     """Shift images `[M, C, H, W]` by up to `margin` pixels (mirrored border), flip half."""
@@ -24,6 +27,29 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, margin: int = 4) -
         torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]
     ]
     return picked.permute(0, 3, 1, 2)
+
+
+def photo(images: Tensor, generator: torch.Generator, strength: float = 0.4) -> Tensor:
+    """`crop_and_flip`, then brightness, contrast and saturation of RGB images `[M, 3, H, W]`, each
+    multiplied by a factor in 1 +- `strength`, as Lee et al. (2019, MetaOptNet) do.
+
+    All three are linear in the pixels, so that together they are one matrix and one offset for each
+    image; colours are clipped once, at the end.
+    """
+    pixels = crop_and_flip(images, generator).flatten(2).float()
+
+    def factor() -> Tensor:
+        drawn = torch.rand(len(images), 1, 1, generator=generator, device=images.device)
+        return 1 + strength * (2 * drawn - 1)
+
+    brightness, contrast, saturation = factor(), factor(), factor()
+    luma = pixels.new_tensor(LUMA)
+    colour = torch.lerp(luma.expand(3, 3), torch.eye(3, device=images.device), saturation)
+    grey = (luma @ pixels.mean(2, keepdim=True)).unsqueeze(1)
+    changed = torch.baddbmm(
+        (1 - contrast) * brightness * grey, colour * (contrast * brightness), pixels
+    )
+    return changed.clamp_(0, 255).round_().to(images.dtype).view_as(images)
 
 
 def affine(

@@ -14,7 +14,8 @@ from training.recipe import DataConfig
 def load_splits(
     config: DataConfig, root: Path | None = None, download: bool = False
 ) -> dict[str, PackedStore]:
-    """The "train" and "val" stores, their classes disjoint. Raises `DataError`."""
+    """The "train" and "val" stores, their classes disjoint unless `config.classes` says that both
+    are trained on. Raises `DataError`."""
     store = load_dataset(config.dataset, root or config.root, config.input, download=download)
     split = split_classes(config.dataset, config.split, store)
     empty = [part for part in ("train", "val") if not split[part]]
@@ -23,7 +24,8 @@ def load_splits(
             f"{config.dataset}, split {config.split}: no classes are left for {empty[0]!r} of "
             f"{len(store.classes)}; add classes or give this part a larger share"
         )
-    return {part: store.select(split[part]) for part in ("train", "val")}
+    known = split["train"] if config.classes == "train" else split["train"] + split["val"]
+    return {"train": store.select(known), "val": store.select(split["val"])}
 
 
 def load_test(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models_zoo.episode import Support, present_classes
-from training.data.augment import affine, crop_and_flip
+from training.data.augment import affine, crop_and_flip, photo
 from training.data.store import DataError, PackedStore
 
 #: Target of a padding query; `cross_entropy` skips it.
@@ -23,9 +23,10 @@ IGNORE = -100
 Rotations = Literal["none", "classes", "mirrored", "per_class"]
 #: Versions of each class: turned by 0 to 270 degrees, and these once more as in a mirror.
 VERSIONS = {"none": 1, "classes": 4, "mirrored": 8, "per_class": 4}
-Augment = Literal["none", "crop_flip", "affine"]
+Augment = Literal["none", "crop_flip", "photo", "affine"]
 AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "crop_flip": crop_and_flip,
+    "photo": photo,
     "affine": affine,
 }
 
@@ -68,7 +69,8 @@ class EpisodeSampler:
                "per_class"  a turn is drawn for every class of every task (Finn et al. 2017)
     slots:     labels are drawn from 0..slots-1 at random instead of 0..way-1, so that a learner
                with a fixed number of outputs learns to do without some of them
-    augment:   "crop_flip" for photos, "affine" for drawings; drawn per image
+    augment:   "crop_flip" or, with changed colours too, "photo" for photos, "affine" for drawings;
+               drawn per image
     """
 
     def __init__(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.augment import affine, crop_and_flip
+from training.data.augment import LUMA, affine, crop_and_flip, photo
 
 HEIGHT, WIDTH, MARGIN = 7, 11, 4
 
@@ -146,3 +146,22 @@ def test_what_comes_in_from_outside_is_dark() -> None:
     moved = affine(bright, torch.Generator().manual_seed(0), shift=5.0, share=1.0)
     assert (moved[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]] == 0).any(1).float().mean() > 0.5
     assert (moved[:, 0, 6, 6] == 255).all()
+
+
+def test_colours_change_by_brightness_contrast_and_saturation_one_after_another() -> None:
+    images = torch.full((64, 3, 8, 8), 100, dtype=torch.uint8)
+    images[:, 0, :4] = 60
+    images[:, 2, 4:] = 140
+    changed = photo(images, torch.Generator().manual_seed(3)).double()
+    generator = torch.Generator().manual_seed(3)
+    moved = crop_and_flip(images, generator).double()
+    factors = [0.6 + 0.8 * torch.rand(64, 1, 1, generator=generator) for _ in range(3)]
+    for image, expected, *by in zip(changed, moved, *factors, strict=True):
+        brightness, contrast, saturation = (float(factor) for factor in by)
+        grey = sum(w * c for w, c in zip(LUMA, expected, strict=True))
+        assert isinstance(grey, Tensor)
+        expected = brightness * (contrast * expected + (1 - contrast) * grey.mean())
+        grey = sum(w * c for w, c in zip(LUMA, expected, strict=True))
+        expected = saturation * expected + (1 - saturation) * grey
+        assert (image - expected.clamp(0, 255)).abs().max() <= 0.51  # rounding
+    assert len({tuple(image.flatten().tolist()) for image in changed}) > 60
