@@ -82,6 +82,9 @@ class ObjectiveConfig(Section):
     )
     margin: float = Field(4.0, gt=0, description="of the margin loss, in logits")
     labels: Literal["class", "group"] = "class"
+    different: float = Field(
+        1.0, gt=0, description="Weight of pairs of two classes, those of one weighing 1 together"
+    )
     measure: Literal["theil", "atkinson", "entropy", "gini"] = Field(
         "theil", description="Of inequality"
     )

@@ -154,8 +154,11 @@ def test_the_margin_loss_is_a_hinge_on_the_nearest_of_another_class() -> None:
     assert metrics["accuracy"] == EpisodeLoss()(Told(scores), episode)[1]["accuracy"]
 
 
+@pytest.mark.parametrize("different", [1.0, 1.5, 100.0])
 @pytest.mark.parametrize("name", ["verification", "relation"])
-def test_every_query_and_class_are_a_pair_of_which_half_are_the_same(name: str) -> None:
+def test_every_query_and_class_are_a_pair_of_one_class_or_of_two(
+    name: str, different: float
+) -> None:
     """Koch et al., section 3.2, and Sung et al., Eq. 2, pair by pair."""
     episode = mixed_episode()
     learner = Told(scores_for(episode))
@@ -170,9 +173,9 @@ def test_every_query_and_class_are_a_pair_of_which_half_are_the_same(name: str) 
             squared = (p - y) ** 2
             log_loss = -math.log(p if y else 1 - p)
             losses.append(squared if name == "relation" else log_loss)
-            weights.append(1.0 if y else 1 / (len(present) - 1))
+            weights.append(1.0 if y else min(1.0, different / (len(present) - 1)))
     expected = sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
-    config = ObjectiveConfig(name=name)  # type: ignore[arg-type]
+    config = ObjectiveConfig(name=name, different=different)  # type: ignore[arg-type]
     objective = build_objective(config, learner, sampler())
     assert isinstance(objective, VerificationLoss)
     found, metrics = objective(learner, episode)

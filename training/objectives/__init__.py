@@ -82,7 +82,7 @@ def build_objective(
     if config.name == "base_classes":
         return BaseClassLoss(learner, sampler, config.weight)
     if config.name == "verification":
-        return VerificationLoss("cross_entropy")
+        return VerificationLoss("cross_entropy", config.different)
     if config.name == "relation":
-        return VerificationLoss("squared")
+        return VerificationLoss("squared", config.different)
     return EpisodeLoss()

@@ -6,9 +6,10 @@ shot a class is one example, and the pairs are pairs of images, as a Siamese Net
 cross_entropy   Koch et al. 2015, section 3.2
 squared         Sung et al. 2018, Eq. 2: the squared error of the relation
 
-A task has way - 1 times as many pairs of two classes as of one. They are weighed down by that, as
-Koch et al. draw equally many of either. Sung et al. do not; but then a squared error is content
-with "different" for all pairs for a long time, the more so the more classes a task has.
+A task has way - 1 times as many pairs of two classes as of one. They are weighed down, so that all
+of them weigh at most `different` times as much as those of one: once for Koch et al., who draw
+equally many of either. Sung et al. weigh all pairs alike; but then a squared error is content with
+"different" for all of them for a long time, the more so the more classes a task has.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from training.objectives.episode import accuracy
 
 
 class VerificationLoss(Objective):
-    def __init__(self, error: Literal["cross_entropy", "squared"] = "cross_entropy") -> None:
+    def __init__(
+        self, error: Literal["cross_entropy", "squared"] = "cross_entropy", different: float = 1.0
+    ) -> None:
         super().__init__()
-        self.error = error
+        self.error, self.different = error, different
 
     def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, Metrics]:
         logits = learner(episode.support, episode.query).logits.float()
@@ -40,7 +43,7 @@ class VerificationLoss(Objective):
         else:
             losses = F.binary_cross_entropy_with_logits(logits, same.float(), reduction="none")
         others = (real.sum(-1, keepdim=True) - 1).clamp(min=1)
-        weights = torch.where(same, 1.0, 1.0 / others) * real
+        weights = torch.where(same, 1.0, (self.different / others).clamp(max=1)) * real
         # A class that is absent has a logit of -1e9, whose loss may not be multiplied by zero.
         losses = losses.masked_fill(~real, 0.0)
         loss = (losses * weights).sum() / weights.sum()
