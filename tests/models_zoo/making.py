@@ -91,6 +91,10 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
         },
     ),
     "metasgd": ("metasgd", {"channels": 2, "image_size": 16, "hidden": 6, "inner_lr": 2.0}),
+    "metaoptnet-ridge": (
+        "metaoptnet",
+        {"channels": 2, "backbone": "conv4-8", "regularization": 2.0},
+    ),
 }
 
 #: Labels of five tasks, `None` = padding; ways 3, 2, 5, 3, 2 and unequal shots.

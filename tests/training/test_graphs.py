@@ -148,6 +148,7 @@ def test_inputs_and_outputs_have_the_contract_s_names(exported: Exported) -> Non
         "metasgd": [],
         "siamese_memory": ["task_attention"],
         "snail": ["task_attention"],
+        "metaoptnet": ["task_attention"],
     }[exported.name]
     assert outputs == ["logits", *attention]
 

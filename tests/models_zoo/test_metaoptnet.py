@@ -1,0 +1,64 @@
+"""MetaOptNet's base learners, task by task, against the problems that they are said to solve."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models_zoo.closed_form.metaoptnet import MetaOptNet
+from models_zoo.episode import Support
+from tests.models_zoo.making import MIXED, support_of
+
+SUPPORT = support_of(MIXED, 6, way=5)
+QUERY = torch.rand(5, 4, 6, dtype=torch.float64)
+LAMBDA = 0.7
+
+
+def task_of(support: Support, task: int) -> tuple[Tensor, Tensor]:
+    """Its real examples and their one-hot labels."""
+    kept = support.mask[task]
+    return support.x[task, kept], torch.eye(5).double()[support.labels[task, kept]]
+
+
+def ridge() -> MetaOptNet:
+    return MetaOptNet(backbone="conv4-8", regularization=LAMBDA, scale=3.0).double()
+
+
+def test_ridge_scores_are_those_of_the_least_squares_problem() -> None:
+    """Solved in the primal, as least squares with sqrt(lambda) I as further rows."""
+    learner = ridge()
+    with torch.no_grad():
+        logits = learner.predict(learner.adapt(SUPPORT), QUERY).logits
+    for task in range(5):
+        x, y = task_of(SUPPORT, task)
+        rows = torch.cat([x, LAMBDA**0.5 * torch.eye(6).double()])
+        targets = torch.cat([y, torch.zeros(6, 5).double()])
+        weights = torch.linalg.lstsq(rows, targets).solution  # [D, way]
+        expected = 3.0 * QUERY[task] @ weights
+        present = SUPPORT.class_mask[task]
+        assert torch.allclose(logits[task][:, present], expected[:, present], atol=1e-9)
+
+
+def test_ridge_alpha_is_stationary() -> None:
+    """The gradient of the ridge's own loss is zero at W = X^T alpha, by autograd."""
+    with torch.no_grad():
+        state = ridge().adapt(SUPPORT)
+    for task in range(5):
+        x, y = task_of(SUPPORT, task)
+        alpha = state["alpha"][task, SUPPORT.mask[task]]
+        weights = (x.T @ alpha).requires_grad_()
+        loss = (x @ weights - y).square().sum() + LAMBDA * weights.square().sum()
+        (gradient,) = torch.autograd.grad(loss, weights)
+        assert gradient.abs().max() < 1e-9
+
+
+def test_scores_have_the_right_derivatives_through_the_optimum() -> None:
+    """By finite differences, of the support's and the queries' features."""
+    support = support_of([(0, 1, 2, 1), (1, 0, None, None)], 3, way=3)
+    learner = ridge().requires_grad_(False)
+
+    def scores(x: Tensor, query: Tensor) -> Tensor:
+        return learner.predict(learner.adapt(support.with_x(x)), query).logits
+
+    start = support.x.clamp(max=1).requires_grad_(), torch.rand(2, 2, 3).double().requires_grad_()
+    assert torch.autograd.gradcheck(scores, start)
