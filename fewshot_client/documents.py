@@ -97,13 +97,14 @@ class Attention(Document):
 
 
 class Prediction(Document):
-    """The answer for one query image."""
+    """The answer for one query image. `uncertainty` is a variance, None where a model has none."""
 
     index: int
     filename: str
     label: str
     confidence: float
     probabilities: list[Probability]
+    uncertainty: float | None = None
     attention: Attention | None
 
 

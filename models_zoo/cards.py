@@ -135,6 +135,7 @@ class Card(Fact):
     input: InputSpec
     limits: Limits
     attention: AttentionSpec
+    uncertainty: bool = Field(False, description="Whether predictions carry an uncertainty.")
     adaptation: Adaptation | None = None
     transductive: bool
     order_dependent: bool = Field(

@@ -87,12 +87,15 @@ class Prediction:
     task_attention    [B, L, Q, N]          weights over support examples, per layer; or None
     query_attention   [B, L, Q, h, w]       weights over the query's locations; or None
     support_attention [B, L, Q, N, h, w]    weights over the support images' locations; or None
+    uncertainty       [B, Q]                variance with which each class's target, 1 for the
+                                            right class and 0 for others, is predicted; or None
     """
 
     logits: Tensor
     task_attention: Tensor | None = None
     query_attention: Tensor | None = None
     support_attention: Tensor | None = None
+    uncertainty: Tensor | None = None
 
     @property
     def probabilities(self) -> Tensor:

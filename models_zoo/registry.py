@@ -20,6 +20,7 @@ _WHERE = {
     "metasgd": "models_zoo.optimization.metasgd:MetaSGD",
     "siamese_memory": "models_zoo.model_based.siamese_memory:SiameseMemory",
     "snail": "models_zoo.model_based.snail:SNAIL",
+    "alpaca": "models_zoo.closed_form.alpaca:ALPaCA",
     "metaoptnet": "models_zoo.closed_form.metaoptnet:MetaOptNet",
 }
 

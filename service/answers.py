@@ -41,7 +41,7 @@ def build(
     """
     check_size(outcome, mode, settings)
     seconds = outcome.answer.seconds | {"decode": outcome.decode_seconds}
-    rows = outcome.answer.probabilities
+    rows, unsure = outcome.answer.probabilities, outcome.answer.uncertainty
     orders = np.argsort(-rows, axis=1, kind="stable")
     # Validated in one go: made one by one, its many small parts would cost ten times as much.
     return Predictions.model_validate(
@@ -52,6 +52,7 @@ def build(
             "classes": outcome.classes,
             "predictions": [
                 _prediction(outcome, index, row, order, mode, top_k, settings)
+                | {"uncertainty": None if unsure is None else float(unsure[index])}
                 for index, (row, order) in enumerate(
                     zip(rows.tolist(), orders.tolist(), strict=True)
                 )

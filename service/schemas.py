@@ -93,6 +93,14 @@ class QueryPrediction(BaseModel):
     probabilities: list[Probability] = Field(
         description="Most probable first; all classes, which sum to 1, unless `top_k` cuts them."
     )
+    uncertainty: float | None = Field(
+        None,
+        ge=0,
+        description="Of models whose card says `uncertainty`, else null: the variance with which "
+        "the model predicts each class's target, which is 1 for the right class and 0 for the "
+        "others. The larger, the less the query is like the examples; to be compared between "
+        "queries of one model, not between models.",
+    )
     attention: Attention | None = Field(description="Null unless asked for.")
 
 

@@ -50,6 +50,14 @@ def test_the_table_names_each_image_and_its_class(zoo: Path, support: Path) -> N
     assert any("1.png" in line and "cat" in line.split("│")[2] for line in lines)
 
 
+def test_the_table_has_the_uncertainty_of_models_that_tell_one(zoo: Path, support: Path) -> None:
+    image = support / "dog" / "2.png"
+    result = classify(zoo, support, "--query", image, model="attentive")
+    assert "Uncertainty" in result.output
+    assert "0 │" in result.output.splitlines()[4]  # it is the example itself
+    assert "Uncertainty" not in classify(zoo, support, "--query", image).output
+
+
 @pytest.mark.parametrize("model", ["mean", "descent"])
 def test_the_saved_classifier_answers_alike(
     zoo: Path, support: Path, tmp_path: Path, model: str

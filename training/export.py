@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from models_zoo import registry
 from models_zoo.cards import ENTRIES, AttentionSpec, Card, Training, describe, write_card
+from models_zoo.episode import Prediction
 from models_zoo.learner import InputShape, Learner
 from models_zoo.weights import WEIGHTS
 from training import checkpoint
@@ -62,6 +63,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
     weights = save({k: v.contiguous() for k, v in learner.state_dict().items()})
     graphs = to_onnx(learner, shape)
     difference = compare(learner, shape, graphs)
+    answer = example_answer(learner, shape)
 
     root.mkdir(parents=True, exist_ok=True)
     files = {WEIGHTS: weights, **graphs}
@@ -79,7 +81,8 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         config=recipe.config,
         input=spec,
         limits=recipe.entry.limits,
-        attention=attention_of(learner, shape),
+        attention=attention_of(learner, answer),
+        uncertainty=answer.uncertainty is not None,
         adaptation=recipe.entry.adaptation,
         transductive=False,
         order_dependent=learner.order_dependent,
@@ -120,10 +123,14 @@ def name_of(recipe: Recipe) -> str:
 
 
 @torch.no_grad()
-def attention_of(learner: Learner, shape: InputShape) -> AttentionSpec:
-    """Which attention a learner returns, read off one answer."""
+def example_answer(learner: Learner, shape: InputShape) -> Prediction:
+    """A prediction, to see what a learner returns."""
     support, query = example_inputs(learner, shape, Sizes(way=2))
-    prediction = learner.predict(learner.adapt(support, *hyperparameters(learner)), query)
+    return learner.predict(learner.adapt(support, *hyperparameters(learner)), query)
+
+
+def attention_of(learner: Learner, prediction: Prediction) -> AttentionSpec:
+    """Which attention a learner returns, read off one answer."""
 
     def size(tensor: torch.Tensor | None) -> tuple[int, int] | None:
         return None if tensor is None else (tensor.shape[-2], tensor.shape[-1])

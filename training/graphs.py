@@ -14,7 +14,13 @@ from models_zoo.episode import Support, TaskState
 from models_zoo.learner import InputShape, Learner
 
 OPSET = 20
-PREDICTED = ("logits", "task_attention", "query_attention", "support_attention")
+PREDICTED = (
+    "logits",
+    "task_attention",
+    "query_attention",
+    "support_attention",
+    "uncertainty",
+)
 
 
 class Encode(nn.Module):

@@ -125,12 +125,17 @@ def _table(outcome: Outcome, top_k: int | None) -> Table:
     table.add_column("Image")
     table.add_column("Class", style="bold")
     table.add_column("Confidence", justify="right")
+    unsure = outcome.answer.uncertainty
+    if unsure is not None:
+        table.add_column("Uncertainty", justify="right")
     table.add_column("Most probable")
-    for picture, row in zip(outcome.queries, outcome.answer.probabilities, strict=True):
+    rows = zip(outcome.queries, outcome.answer.probabilities, strict=True)
+    for index, (picture, row) in enumerate(rows):
         order = (-row).argsort(kind="stable")
         most = ", ".join(f"{outcome.classes[i]} {row[i]:.1%}" for i in order[:count])
         best = order[0]
-        table.add_row(picture.ref.name, outcome.classes[best], f"{row[best]:.1%}", most)
+        extra = [] if unsure is None else [f"{unsure[index]:.3g}"]
+        table.add_row(picture.ref.name, outcome.classes[best], f"{row[best]:.1%}", *extra, most)
     return table
 
 

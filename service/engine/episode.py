@@ -64,15 +64,17 @@ class Attention:
 class Answer:
     """An episode's answer.
 
-    logits     float32 `[Q, way]`
-    seconds    stage ("queue", "encode", "adapt", "predict") -> seconds
-    features   `[N, ...]` of the support examples, and the state, `[1, ...]` each: where the
-               episode said `remember`
+    logits       float32 `[Q, way]`
+    seconds      stage ("queue", "encode", "adapt", "predict") -> seconds
+    uncertainty  float32 `[Q]`, of the models that have it
+    features     `[N, ...]` of the support examples, and the state, `[1, ...]` each: where the
+                 episode said `remember`
     """
 
     logits: Floats
     attention: Attention
     seconds: dict[str, float]
+    uncertainty: Floats | None = None
     features: Floats | None = None
     state: State | None = None
 

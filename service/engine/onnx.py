@@ -161,7 +161,8 @@ class OnnxRuntime:
             raise ValueError("state and query differ in the number of tasks")
         known = {name: value for name, value in feed.items() if name in self._predict.inputs}
         maps = ("task_attention", "query_attention", "support_attention") if attention else ()
-        wanted = ["logits", *(name for name in maps if name in self._predict.outputs)]
+        extra = [name for name in ("uncertainty", *maps) if name in self._predict.outputs]
+        wanted = ["logits", *extra]
         found = self._predict.run(known, wanted)
         return Prediction(**{name: np.asarray(v, np.float32) for name, v in found.items()})
 

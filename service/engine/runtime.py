@@ -21,13 +21,15 @@ CPU_CHUNK, GPU_CHUNK = 32, 256
 class Prediction:
     """What `predict` gives: logits `[B, Q, way]`, and attention where asked for and there is some.
 
-    task `[B, L, Q, N]`, query `[B, L, Q, h, w]`, support `[B, L, Q, N, h, w]`
+    task `[B, L, Q, N]`, query `[B, L, Q, h, w]`, support `[B, L, Q, N, h, w]`; uncertainty `[B, Q]`
+    of the models that have it
     """
 
     logits: Floats
     task_attention: Floats | None = None
     query_attention: Floats | None = None
     support_attention: Floats | None = None
+    uncertainty: Floats | None = None
 
 
 class Runtime(Protocol):

@@ -139,6 +139,7 @@ def _answer(
         logits,
         attention,
         dict(seconds),
+        uncertainty=None if found.uncertainty is None else found.uncertainty[row, :q],
         features=task.support if kept else None,
         # A copy: a view would keep the whole group's arrays in memory.
         state={name: value[row : row + 1].copy() for name, value in state.items()}

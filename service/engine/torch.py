@@ -88,7 +88,7 @@ class TorchRuntime:
         task = {name.removeprefix(_PREFIX): self._tensor(value) for name, value in state.items()}
         found = self._learner.predict(task, self._tensor(query))
         maps = ("task_attention", "query_attention", "support_attention") if attention else ()
-        kept = {name: getattr(found, name) for name in ("logits", *maps)}
+        kept = {name: getattr(found, name) for name in ("logits", "uncertainty", *maps)}
         return Prediction(
             **{
                 name: value.float().cpu().numpy()

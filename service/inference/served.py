@@ -189,6 +189,8 @@ def _task(card: Card) -> Served:
     if attention.support is not None:
         wide = ("B", layers, "Q", "N", *attention.support)
         outputs.append(Declared("support_attention", "FP32", wide))
+    if card.uncertainty:
+        outputs.append(Declared("uncertainty", "FP32", ("B", "Q")))
     usual = ("logits", "probabilities")
     return Served(card.id, card, "task", tuple(inputs), tuple(outputs), usual)
 
@@ -256,6 +258,9 @@ def _joined(arrays: Arrays, answers: list[Answer], names: set[str]) -> Arrays:
         found["logits"] = stacked([answer.logits for answer in answers], ABSENT)
     if "probabilities" in names:
         found["probabilities"] = stacked([answer.probabilities for answer in answers], 0.0)
+    if "uncertainty" in names:
+        told = [answer.uncertainty for answer in answers]
+        found["uncertainty"] = np.stack([value for value in told if value is not None])
     for name in names & {"task_attention", "query_attention", "support_attention"}:
         parts = [getattr(answer.attention, name.removesuffix("_attention")) for answer in answers]
         if name != "query_attention":

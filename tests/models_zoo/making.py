@@ -91,6 +91,17 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
         },
     ),
     "metasgd": ("metasgd", {"channels": 2, "image_size": 16, "hidden": 6, "inner_lr": 2.0}),
+    "alpaca": ("alpaca", {"channels": 2, "backbone": "conv4-8", "dim": 8, "precision": 2.0}),
+    "alpaca-isotropic": (
+        "alpaca",
+        {
+            "channels": 2,
+            "backbone": "conv4-8",
+            "dim": 8,
+            "prior": "isotropic",
+            "precision": 2.0,
+        },
+    ),
     "metaoptnet-ridge": (
         "metaoptnet",
         {"channels": 2, "backbone": "conv4-8", "regularization": 2.0},

@@ -41,6 +41,8 @@ def test_a_batch_of_tasks_answers_as_each_task_alone_without_padding(name: str) 
             weights = together.task_attention[task]
             assert torch.allclose(weights[..., kept], single.task_attention[0], atol=1e-8)
             assert (weights[..., ~kept] == 0).all()
+        if together.uncertainty is not None and single.uncertainty is not None:
+            assert torch.allclose(together.uncertainty[task], single.uncertainty[0], atol=1e-8)
         if together.query_attention is not None and single.query_attention is not None:
             assert torch.allclose(
                 together.query_attention[task], single.query_attention[0], atol=1e-8

@@ -63,7 +63,7 @@ def test_a_whole_task_answers_as_the_rest_route_does(
     support, query = pixels(1, 2, 6, channels=3), pixels(2, 2, 4, channels=3)
     labels = np.array([[0, 1, 2, 0, 1, 2], [1, 0, 1, 0, 9, 9]])
     mask = np.array([[True] * 6, [True] * 4 + [False] * 2])
-    names = ("probabilities", "logits", "task_attention", "support_attention")
+    names = ("probabilities", "logits", "task_attention", "support_attention", "uncertainty")
     answer = triton.infer(
         "attentive",
         [
@@ -91,6 +91,8 @@ def test_a_whole_task_answers_as_the_rest_route_does(
             expected = {int(p["label"]): p["probability"] for p in prediction["probabilities"]}
             got = dict(enumerate(found[row, q, : len(expected)]))
             assert got == pytest.approx(expected, abs=1e-6)
+            unsure = answer.as_numpy("uncertainty")[row, q]
+            assert unsure == pytest.approx(prediction["uncertainty"], rel=1e-5)
             weights = [w["weight"] for w in prediction["attention"]["task"][1]]
             task = answer.as_numpy("task_attention")[row, 1, q]
             assert task[own] == pytest.approx(weights, abs=1e-4)

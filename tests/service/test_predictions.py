@@ -192,3 +192,22 @@ def _opened(url: str) -> Image.Image:
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     image.load()
     return image
+
+
+def test_uncertainty_comes_from_the_models_that_have_it(client: TestClient) -> None:
+    """The test entry's is the squared distance to the nearest class mean."""
+    pixels = {label: noise(seed, (16, 16, 3)) for seed, label in enumerate("ab")}
+    support = [(label, encoded(image)) for label, image in pixels.items()]
+    asked = noise(9, (16, 16, 3))
+    told = ask(client, support, [encoded(asked)], model="attentive").json()["predictions"][0]
+    means = [features(image, invert=False) for image in pixels.values()]
+    away = [((features(asked, invert=False) - mean) ** 2).sum() for mean in means]
+    assert told["uncertainty"] == pytest.approx(min(away), rel=1e-4)
+    told = ask(client, support, [encoded(asked)], model="mean").json()["predictions"][0]
+    assert told["uncertainty"] is None
+    cards = {card["id"]: card for card in client.get("/v1/models").json()["models"]}
+    assert {name: card["uncertainty"] for name, card in cards.items()} == {
+        "attentive": True,
+        "descent": False,
+        "mean": False,
+    }

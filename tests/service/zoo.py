@@ -93,17 +93,20 @@ predict (float[B,way,16] state_means, bool[B,way] state_class_mask, float[B,Q,16
 )
 
 # Layer l weighs examples by softmax(scale_l * <query, example>), scales 1 and 3; a location by
-# softmax(its pooled brightness), support images regardless of the query.
+# softmax(its pooled brightness), support images regardless of the query. Its uncertainty is the
+# squared distance to the nearest mean.
 PREDICT_ATTENTIVE = (
     """
 predict (float[B,way,16] state_means, bool[B,way] state_class_mask, float[B,N,16] state_examples,
          bool[B,N] state_mask, float[B,Q,16] query)
   => (float[B,Q,way] logits, float[B,2,Q,N] task_attention, float[B,2,Q,4,4] query_attention,
-      float[B,2,Q,N,4,4] support_attention) {
+      float[B,2,Q,N,4,4] support_attention, float[B,Q] uncertainty) {
   query_flat = Identity (query)
 """
     + DISTANCES
     + """
+  nearest = ReduceMax <keepdims = 0> (logits, minus)
+  uncertainty = Neg (nearest)
   turned = Transpose <perm = [0, 2, 1]> (state_examples)
   likeness = MatMul (query, turned)
   real = Unsqueeze (state_mask, first)
@@ -195,6 +198,7 @@ def build_zoo(root: Path) -> Path:
         },
         InputSpec(channels=3, height=16, width=16, fit="crop"),
         attention=AttentionSpec(layers=2, task=True, query=(4, 4), support=(4, 4)),
+        uncertainty=True,
     )
     _entry(
         root,
@@ -213,6 +217,7 @@ def _entry(
     spec: InputSpec,
     attention: AttentionSpec | None = None,
     adaptation: Adaptation | None = None,
+    uncertainty: bool = False,
 ) -> None:
     folder = root / name
     folder.mkdir(parents=True)
@@ -234,6 +239,7 @@ def _entry(
         input=spec,
         limits=Limits(max_way=6, max_shot=5, max_support=20, max_query=30),
         attention=attention or AttentionSpec(layers=0, task=False),
+        uncertainty=uncertainty,
         adaptation=adaptation,
         transductive=False,
         training=Training(

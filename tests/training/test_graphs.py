@@ -16,7 +16,7 @@ from models_zoo.episode import Prediction, Support
 from models_zoo.learner import InputShape, Learner
 from tests.models_zoo.making import stir
 from tests.training.making import LEARNERS, SIDE
-from training.graphs import OPSET, to_onnx
+from training.graphs import OPSET, PREDICTED, to_onnx
 from training.parity import OnnxLearner, ParityError, compare
 
 SHAPE = InputShape(1, SIDE, SIDE)
@@ -67,7 +67,7 @@ def episode(name: str) -> tuple[Support, Tensor]:
 def differences(a: Prediction, b: Prediction) -> Tensor:
     """Of probabilities and of every attention weight; both must have the same of them."""
     found = [(a.probabilities - b.probabilities).abs().flatten()]
-    for name in ("task_attention", "query_attention", "support_attention"):
+    for name in PREDICTED[1:]:
         x, y = getattr(a, name), getattr(b, name)
         assert (x is None) == (y is None)
         if x is not None:
@@ -148,6 +148,7 @@ def test_inputs_and_outputs_have_the_contract_s_names(exported: Exported) -> Non
         "metasgd": [],
         "siamese_memory": ["task_attention"],
         "snail": ["task_attention"],
+        "alpaca": ["task_attention", "uncertainty"],
         "metaoptnet": ["task_attention"],
     }[exported.name]
     assert outputs == ["logits", *attention]
