@@ -148,6 +148,14 @@ def evaluate(
     way: Annotated[int, typer.Option(min=2, help="Classes in a task.")] = 5,
     shot: Annotated[int, typer.Option(min=1, help="Labelled images per class.")] = 1,
     queries: Annotated[int, typer.Option(min=1, help="Queries per class.")] = 15,
+    presentation: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Instead of queries: show the labelled images one by one, each label after its "
+            "image, and count the answers to this image of each class. For MANN.",
+        ),
+    ] = None,
     tasks: Annotated[int, typer.Option(min=1, help="Number of tasks.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the tasks.")] = 0,
     rotations: Annotated[
@@ -172,6 +180,7 @@ def evaluate(
         way=way,
         shot=shot,
         queries=queries,
+        presentation=presentation,
         tasks=tasks,
         seed=seed,
         rotations=rotations.value,

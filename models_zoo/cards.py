@@ -106,6 +106,11 @@ class Accuracy(Fact):
     rotations: Literal["none", "classes"] = Field(
         "none", description='"classes": turned test classes count as classes of their own.'
     )
+    presentation: int | None = Field(
+        None,
+        description="Of a sequence of `shot` images a class, shown one by one without queries: "
+        "the answers to this image of each class, counted from 1.",
+    )
     tasks: int
     seed: int
     mean: float = Field(ge=0, le=1)

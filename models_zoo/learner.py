@@ -98,6 +98,13 @@ class Learner(nn.Module):
         if support.way > self.max_way:
             raise ValueError(f"{support.way} classes, at most {self.max_way}")
 
+    def presented(self, support: Support) -> Tensor:
+        """Logits `[B, N, way]` for each support image, given the labelled ones before it.
+
+        Only of learners that see the support set as a sequence and answer on the way.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not answer on the way")
+
     def encode_batch(self, images: Tensor) -> Tensor:
         """`encode` for images with two leading axes: `[B, N, C, H, W]` -> `[B, N, ...]`."""
         features = self.encode(images.flatten(0, 1))

@@ -18,6 +18,7 @@ _WHERE = {
     "mmnet": "models_zoo.metric.mmnet:MMNet",
     "maml": "models_zoo.optimization.maml:MAML",
     "metasgd": "models_zoo.optimization.metasgd:MetaSGD",
+    "mann": "models_zoo.model_based.mann:MANN",
     "siamese_memory": "models_zoo.model_based.siamese_memory:SiameseMemory",
     "snail": "models_zoo.model_based.snail:SNAIL",
     "alpaca": "models_zoo.closed_form.alpaca:ALPaCA",

@@ -119,6 +119,7 @@ def evaluate_entry(
     way: int,
     shot: int,
     queries: int,
+    presentation: int | None,
     tasks: int,
     seed: int,
     rotations: Literal["none", "classes"],
@@ -138,10 +139,16 @@ def evaluate_entry(
             raise ZooError(f"{model} takes at most {card.limits.max_way} classes, not {way}")
         if runtime == "onnx" and device == "cuda":
             raise RecipeError("--runtime onnx evaluates on the CPU; use --runtime torch for CUDA")
+        if presentation is not None and runtime == "onnx":
+            raise RecipeError("the graphs answer queries only: use --runtime torch")
+        if presentation is not None and presentation > shot:
+            raise RecipeError(f"{shot} images of each class have no presentation {presentation}")
         place = pick_device(device) if runtime == "torch" else "cpu"
         learner: Learner = (
             load_learner(card, root).to(place) if runtime == "torch" else OnnxLearner.of(card, root)
         )
+        if presentation is not None and type(learner).presented is Learner.presented:
+            raise ZooError(f"{model} does not answer on the way through its support set")
         store = load_test(card.training.dataset, card.training.split, card.input, data, download)
         # On the CPU, so that every device is asked the same tasks.
         sampler = EpisodeSampler(store, rotations=rotations, seed=seed)
@@ -157,23 +164,26 @@ def evaluate_entry(
                 queries=queries,
                 batch=batch,
                 inner_lr=card.adaptation.rates if card.adaptation else None,
+                presentation=presentation,
                 device=place,
                 on_batch=lambda done: progress.advance(bar, done),
             )
+        asked = f"--queries {queries}" if presentation is None else f"--presentation {presentation}"
         row = Accuracy(
             dataset=card.training.dataset,
             split=card.training.split,
             way=way,
             shot=shot,
-            queries_per_class=queries,
+            queries_per_class=queries if presentation is None else 0,
             rotations=rotations,
+            presentation=presentation,
             tasks=tasks,
             seed=seed,
             mean=round(score.mean, 5),
             ci95=round(score.ci95, 5),
             transductive=card.transductive,
             command=(
-                f"fewshot evaluate {model} --way {way} --shot {shot} --queries {queries} "
+                f"fewshot evaluate {model} --way {way} --shot {shot} {asked} "
                 f"--tasks {tasks} --rotations {rotations} --seed {seed} --runtime {runtime}"
             ),
         )
@@ -188,8 +198,14 @@ def with_accuracy(card: Card, row: Accuracy) -> Card:
     measured = {"mean", "ci95", "command"}
     protocol = row.model_dump(exclude=measured)
     kept = [old for old in card.accuracy if old.model_dump(exclude=measured) != protocol]
-    rows = sorted([*kept, row], key=lambda a: (a.rotations != "classes", a.way, a.shot))
+    rows = sorted([*kept, row], key=in_order)
     return card.model_copy(update={"accuracy": tuple(rows)})
+
+
+def in_order(row: Accuracy) -> tuple[bool, bool, int, int, int]:
+    """What rows on a card are sorted by."""
+    sequence = row.presentation is not None
+    return row.rotations != "classes", sequence, row.way, row.shot, row.presentation or 0
 
 
 def report(row: Accuracy, score: Score, as_json: bool) -> None:
@@ -200,9 +216,12 @@ def report(row: Accuracy, score: Score, as_json: bool) -> None:
     for heading in ("Data", "Task", "Tasks", "Accuracy", "95% CI", "Transductive"):
         table.add_column(heading)
     turned = ", rotations as classes" if row.rotations == "classes" else ""
+    task = f"{row.way}-way {row.shot}-shot, {row.queries_per_class} queries per class"
+    if row.presentation is not None:
+        task = f"{row.way} classes of {row.shot} images, presentation {row.presentation}"
     table.add_row(
         f"{row.dataset}/{row.split}, test classes{turned}",
-        f"{row.way}-way {row.shot}-shot, {row.queries_per_class} queries per class",
+        task,
         str(row.tasks),
         f"{score.mean:.2%}",
         f"± {score.ci95:.2%}",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from models_zoo.learner import Learner
+from models_zoo.model_based.sequence import occasions
 from training.data.sampler import EpisodeSampler
 
 
@@ -31,12 +32,15 @@ def evaluate(
     queries: int,
     batch: int = 20,
     inner_lr: Sequence[float] | None = None,
+    presentation: int | None = None,
     device: torch.device | str = "cpu",
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Score:
     """Accuracy of `way`-way `shot`-shot tasks with `queries` queries per class.
 
     `inner_lr` holds the rates of the gradient steps, one per step, for learners that take them.
+    With `presentation` k no queries are drawn: the support set is shown as a sequence, and counted
+    is the answer to the k-th image of every class, given the labelled images before it.
     The learner, which lives on `device`, is put into evaluation mode and back. A sampler on the CPU
     draws the same tasks whatever the device. Raises `DataError` when the data do not suffice.
     """
@@ -47,11 +51,17 @@ def evaluate(
     try:
         while len(accuracies) < tasks:
             size = min(batch, tasks - len(accuracies))
-            episode = sampler.sample(size, way, shot, queries).to(device)
+            episode = sampler.sample(size, way, shot, 0 if presentation else queries).to(device)
             with torch.no_grad():
-                logits = learner(episode.support, episode.query, rates).logits
-            right = (logits.argmax(-1) == episode.targets).double().mean(1)
-            accuracies.extend(right.tolist())
+                if presentation:
+                    labels, mask = episode.support.labels, episode.support.mask
+                    right = learner.presented(episode.support).argmax(-1) == labels
+                    right &= occasions(labels, mask) == presentation - 1
+                    found = right.double().sum(1) / way
+                else:
+                    logits = learner(episode.support, episode.query, rates).logits
+                    found = (logits.argmax(-1) == episode.targets).double().mean(1)
+            accuracies.extend(found.tolist())
             on_batch(size)
     finally:
         learner.train(was_training)

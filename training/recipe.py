@@ -74,6 +74,7 @@ class ObjectiveConfig(Section):
         "verification",
         "relation",
         "base_classes",
+        "sequence",
         "inequality",
         "task_attention",
     ] = "episode"

@@ -13,6 +13,12 @@ def places(mask: Tensor) -> Tensor:
     return mask.long().cumsum(1) - 1
 
 
+def occasions(labels: Tensor, mask: Tensor) -> Tensor:
+    """How many examples of its class were shown before each: `[B, N]` -> `[B, N]`; padding: -1."""
+    same = (labels.unsqueeze(2) == labels.unsqueeze(1)) & mask.unsqueeze(1)
+    return same.tril(-1).sum(-1).masked_fill(~mask, -1)
+
+
 def pick(mask: Tensor, wanted: Tensor, like: Tensor) -> Tensor:
     """Which example is the one at a place: mask `[B, N]`, wanted `[B, K]` -> `[B, K, N]`.
 

@@ -73,6 +73,19 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "dynamic": ("dynamic", {"base_classes": 9, "channels": 2, "image_size": 16, "hidden": 8}),
     "activations": ("activations", {"channels": 2, "backbone": "conv4-8", "hidden": 7}),
     "maml": ("maml", {"channels": 2, "image_size": 16, "hidden": 6, "max_way": 5, "steps": 2}),
+    "mann": (
+        "mann",
+        {
+            "channels": 2,
+            "image_size": 16,
+            "hidden": 6,
+            "max_way": 5,
+            "controller": 7,
+            "slots": 8,
+            "width": 4,
+            "heads": 2,
+        },
+    ),
     "siamese_memory": (
         "siamese_memory",
         {"channels": 2, "backbone": "conv4-8", "slots": 3, "scale": 3.0},

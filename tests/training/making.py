@@ -55,6 +55,16 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "activations": {"channels": 1, "backbone": "conv4-8", "hidden": 8},
     "maml": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4, "steps": 2},
     "metasgd": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4},
+    "mann": {
+        "channels": 1,
+        "image_size": SIDE,
+        "hidden": 8,
+        "max_way": 4,
+        "controller": 9,
+        "slots": 12,
+        "width": 5,
+        "heads": 2,
+    },
     "siamese_memory": {"channels": 1, "backbone": "conv4-8", "slots": 5, "scale": 4.0},
     "snail": {
         "channels": 1,
@@ -77,9 +87,10 @@ OBJECTIVES = {
     "dynamic": "base_classes",
     "activations": "semantic",
     "siamese_memory": "margin",
+    "mann": "sequence",
 }
 #: Those with a fixed number of outputs that are trained to do without some of them.
-SLOTTED = ("stanet", "snail", "gnn")
+SLOTTED = ("stanet", "snail", "gnn", "mann")
 
 
 def draw_data(root: Path) -> Path:

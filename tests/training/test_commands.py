@@ -210,6 +210,31 @@ def test_both_runtimes_measure_the_same(made: Path, made_data: Path) -> None:
     assert rows[0]["command"] != rows[1]["command"]
 
 
+def test_a_learner_of_sequences_is_measured_on_the_way(made_data: Path, tmp_path: Path) -> None:
+    source = write_recipe(tmp_path / "mine.yaml", "mann", steps=2)
+    where = ["--zoo", tmp_path / "zoo"]
+    assert fewshot("train", source, "--out", tmp_path / "run", "--data", made_data).exit_code == 0
+    assert fewshot("export", tmp_path / "run", *where).exit_code == 0
+    entry, where = "tiny-mann", [*where, "--data", made_data]
+    assert load_card(tmp_path / "zoo" / entry).order_dependent
+    protocol = ["--way", 3, "--shot", 4, "--tasks", 6, "--json", "--record", *where]
+    rows = []
+    for presentation in (3, 2):
+        done = fewshot("evaluate", entry, *protocol, "--presentation", presentation)
+        assert done.exit_code == 0, done.output
+        rows.append(json.loads(done.stdout))
+        assert (rows[-1]["presentation"], rows[-1]["queries_per_class"]) == (presentation, 0)
+    kept = load_card(tmp_path / "zoo" / entry).accuracy
+    assert [row.model_dump(mode="json") for row in kept] == rows[::-1]
+    again = fewshot(*rows[0]["command"].split()[1:], *where, "--json")
+    assert json.loads(again.stdout) == rows[0], "the row's command gives the row"
+    for options, message in [
+        (["--presentation", 5], "no presentation 5"),
+        (["--presentation", 2, "--runtime", "onnx"], "--runtime torch"),
+    ]:
+        assert_one_line(fewshot("evaluate", entry, *protocol, *options), message)
+
+
 def assert_one_line(result: Result, *parts: str) -> None:
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("fewshot: ")
@@ -275,6 +300,7 @@ def test_missing_and_broken_things_are_one_line_and_exit_code_2(
         (["evaluate", ENTRY, *zoo, "--way", 5, "--data", made_data], "at most 4"),
         (["evaluate", ENTRY, *zoo, "--way", 4, "--shot", 9, "--data", made_data], "8"),
         (["evaluate", ENTRY, *zoo, "--way", 2, "--data", tmp_path / "nowhere"], "nowhere"),
+        (["evaluate", ENTRY, *zoo, "--way", 2, "--presentation", 1], "on the way"),
     ]:
         assert_one_line(fewshot(*arguments), message)
     if not torch.cuda.is_available():

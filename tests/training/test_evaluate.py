@@ -92,3 +92,39 @@ def test_the_mode_comes_back_after_a_fault_too() -> None:
     with pytest.raises(DataError):
         evaluate(learner, Poor(), tasks=2, way=2, shot=1, queries=2)
     assert learner.training
+
+
+class Shown(EpisodeSampler):
+    """One sequence for each task; its images say what the learner below answers to them."""
+
+    LABELS = torch.tensor([[0, 1, 1, 0, 0, 1], [1, 1, 0, 1, 0, 0]])
+    ANSWERS = torch.tensor([[0, 0, 1, 1, 0, 1], [0, 1, 1, 1, 0, 0]])
+
+    def __init__(self) -> None:
+        pass
+
+    def sample(
+        self, tasks: int, way: int | list[int], shot: int | list[int], queries: int
+    ) -> Episode:
+        assert (tasks, way, shot, queries) == (2, 2, 3, 0)
+        support = Support.of(self.ANSWERS.unsqueeze(-1).float(), self.LABELS)
+        return Episode(support, torch.zeros(2, 0, 1), *[torch.zeros(2, 0).long()] * 3)
+
+
+class OnTheWay(Learner):
+    def presented(self, support: Support) -> Tensor:
+        return torch.nn.functional.one_hot(support.x[..., 0].long(), 2).float()
+
+
+@pytest.mark.parametrize("presentation", [1, 2, 3])
+def test_a_presentation_is_the_kth_image_of_every_class(presentation: int) -> None:
+    expected = []
+    for labels, answers in zip(Shown.LABELS.tolist(), Shown.ANSWERS.tolist(), strict=True):
+        places = [
+            [i for i, label in enumerate(labels) if label == c][presentation - 1] for c in (0, 1)
+        ]
+        expected.append(sum(answers[i] == labels[i] for i in places) / 2)
+    score = evaluate(
+        OnTheWay(), Shown(), tasks=2, way=2, shot=3, queries=5, presentation=presentation
+    )
+    assert score.mean == pytest.approx(sum(expected) / 2)

@@ -22,6 +22,7 @@ from training.objectives.episode import EpisodeLoss, accuracy
 from training.objectives.margin import MarginLoss
 from training.objectives.matching import MatchingLoss
 from training.objectives.semantic import SemanticLoss
+from training.objectives.sequence import SequenceLoss
 from training.objectives.verification import VerificationLoss
 from training.recipe import ObjectiveConfig
 
@@ -251,6 +252,33 @@ def test_a_step_without_base_classes_has_a_loss() -> None:
 def test_base_classes_must_be_in_the_training_data() -> None:
     with pytest.raises(ValueError, match="21 base classes, but the training data have 20"):
         BaseClassLoss(dynamic(21), sampler(), 0.5)
+class OnTheWay(Learner):
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def presented(self, support: Support) -> Tensor:
+        return self.logits
+
+
+def test_the_sequence_loss_is_that_of_every_image_before_its_label_is_told() -> None:
+    support = mixed_episode().support
+    torch.manual_seed(0)
+    logits = torch.randn(*support.labels.shape, support.way)
+    losses, second = [], []
+    for b, row in enumerate(support.labels.tolist()):
+        seen: list[int] = []
+        for t, label in enumerate(row):
+            if not support.mask[b, t]:
+                continue
+            losses.append(-math.log(float(logits[b, t].softmax(0)[label])))
+            if seen.count(label) == 1:
+                second.append(int(logits[b, t].argmax()) == label)
+            seen.append(label)
+    found, metrics = SequenceLoss()(OnTheWay(logits), mixed_episode())
+    assert len(losses) < support.mask.numel()
+    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert float(metrics["accuracy"]) == pytest.approx(sum(second) / len(second))
 
 
 def test_accuracy_leaves_padding_out() -> None:

@@ -66,6 +66,7 @@ def build_objective(
     from training.objectives.margin import MarginLoss
     from training.objectives.matching import MatchingLoss
     from training.objectives.semantic import SemanticLoss
+    from training.objectives.sequence import SequenceLoss
     from training.objectives.task_attention import TaskAttention
     from training.objectives.verification import VerificationLoss
 
@@ -75,6 +76,8 @@ def build_objective(
         return MatchingLoss()
     if config.name == "semantic":
         return SemanticLoss(learner, sampler, config.weight, config.labels)
+    if config.name == "sequence":
+        return SequenceLoss()
     if config.name == "inequality":
         return InequalityLoss(learner, config.measure, config.weight, config.losses, config.order)
     if config.name == "task_attention":
