@@ -108,6 +108,12 @@ def present_classes(labels: Tensor, mask: Tensor, way: int) -> Tensor:
     return ((labels.unsqueeze(-1) == slots) & mask.unsqueeze(-1)).any(1)
 
 
+def columns(values: Tensor, count: int) -> Tensor:
+    """The first of the last axis, whose slots are as many as a learner has: `[..., slots]` ->
+    `[..., count]`. A slice would fix their number at export."""
+    return values.index_select(-1, torch.arange(count, device=values.device))
+
+
 def mask_absent(logits: Tensor, class_mask: Tensor) -> Tensor:
     """Give `ABSENT` to the logits `[B, Q, way]` of classes outside `class_mask` `[B, way]`."""
     return logits.masked_fill(~class_mask.unsqueeze(1), ABSENT)

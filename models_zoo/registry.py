@@ -19,6 +19,7 @@ _WHERE = {
     "maml": "models_zoo.optimization.maml:MAML",
     "metasgd": "models_zoo.optimization.metasgd:MetaSGD",
     "mann": "models_zoo.model_based.mann:MANN",
+    "metanet": "models_zoo.model_based.metanet:MetaNet",
     "siamese_memory": "models_zoo.model_based.siamese_memory:SiameseMemory",
     "snail": "models_zoo.model_based.snail:SNAIL",
     "alpaca": "models_zoo.closed_form.alpaca:ALPaCA",

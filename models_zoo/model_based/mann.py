@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models_zoo.backbones.conv4 import Conv4
-from models_zoo.episode import Prediction, Support, TaskState, mask_absent
+from models_zoo.episode import Prediction, Support, TaskState, columns, mask_absent
 from models_zoo.learner import Learner
 from models_zoo.model_based import ntm
 
@@ -204,6 +204,5 @@ class MANN(Learner):
 
     def _answer(self, hidden: Tensor, reads: Tensor, class_mask: Tensor) -> Tensor:
         """Logits `[B, Q, way]` from h_t and r_t."""
-        way = torch.arange(class_mask.shape[1], device=hidden.device)
         logits = self.output(torch.cat([hidden, reads], dim=-1))
-        return mask_absent(logits.index_select(-1, way), class_mask)
+        return mask_absent(columns(logits, class_mask.shape[1]), class_mask)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.backbones.conv4 import Conv4
-from models_zoo.episode import ABSENT, Prediction, Support, TaskState, mask_absent
+from models_zoo.episode import ABSENT, Prediction, Support, TaskState, columns, mask_absent
 from models_zoo.learner import Learner
 from models_zoo.model_based.sequence import pick, places
 
@@ -156,6 +156,6 @@ class SNAIL(Learner):
                 read = weights[..., :-1] @ state[f"values{number}"]
                 x = torch.cat([x, read + weights[..., -1:] * layer.value(x)], dim=-1)
                 seen.append(others.softmax(-1))
-        way = torch.arange(state["class_mask"].shape[1], device=x.device)
-        logits = mask_absent(self.output(x).index_select(-1, way), state["class_mask"])
+        class_mask = state["class_mask"]
+        logits = mask_absent(columns(self.output(x), class_mask.shape[1]), class_mask)
         return Prediction(logits, task_attention=torch.stack(seen, 1))

@@ -86,6 +86,19 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
             "heads": 2,
         },
     ),
+    "metanet": (
+        "metanet",
+        {
+            "channels": 2,
+            "image_size": 16,
+            "hidden": 6,
+            "embedding": 5,
+            "max_way": 5,
+            "samples": 3,
+            "lstm": 4,
+            "mlp": 4,
+        },
+    ),
     "siamese_memory": (
         "siamese_memory",
         {"channels": 2, "backbone": "conv4-8", "slots": 3, "scale": 3.0},

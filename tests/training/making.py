@@ -65,6 +65,16 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "width": 5,
         "heads": 2,
     },
+    "metanet": {
+        "channels": 1,
+        "image_size": SIDE,
+        "hidden": 8,
+        "embedding": 8,
+        "max_way": 4,
+        "samples": 3,
+        "lstm": 4,
+        "mlp": 8,
+    },
     "siamese_memory": {"channels": 1, "backbone": "conv4-8", "slots": 5, "scale": 4.0},
     "snail": {
         "channels": 1,
@@ -90,7 +100,7 @@ OBJECTIVES = {
     "mann": "sequence",
 }
 #: Those with a fixed number of outputs that are trained to do without some of them.
-SLOTTED = ("stanet", "snail", "gnn", "mann")
+SLOTTED = ("stanet", "snail", "gnn", "mann", "metanet")
 
 
 def draw_data(root: Path) -> Path:

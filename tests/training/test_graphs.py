@@ -147,6 +147,7 @@ def test_inputs_and_outputs_have_the_contract_s_names(exported: Exported) -> Non
         "maml": [],
         "metasgd": [],
         "mann": ["task_attention"],
+        "metanet": ["task_attention"],
         "siamese_memory": ["task_attention"],
         "snail": ["task_attention"],
         "alpaca": ["task_attention", "uncertainty"],
