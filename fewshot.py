@@ -77,6 +77,14 @@ def classify(
         int | None, typer.Option(help="Gradient steps, for models that adapt by them.")
     ] = None,
     inner_lr: Annotated[float | None, typer.Option(help="Their learning rate.")] = None,
+    orders: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=16,
+            help="Show the examples in so many orders and average, for models to which it matters.",
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option(help="Write the classifier here, as an ONNX file that runs by itself."),
@@ -91,7 +99,18 @@ def classify(
     where = device and device.value
     run(
         Options(
-            model, support, images, attention, as_json, top_k, steps, inner_lr, zoo, where, save
+            model,
+            support,
+            images,
+            attention,
+            as_json,
+            top_k,
+            steps,
+            inner_lr,
+            zoo,
+            where,
+            save,
+            orders,
         )
     )
 

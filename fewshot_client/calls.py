@@ -91,11 +91,12 @@ def classify(
     top_k: int | None = None,
     steps: int | None = None,
     inner_lr: float | None = None,
+    orders: int | None = None,
 ) -> Call[Predictions]:
     """Classify images from a few labelled ones; nothing is stored."""
     files, fields = labelled(support, "support_images", "support_labels", "support_archive")
     files += parts("query_images", queries)
-    form = fields | _options(model, attention, top_k, steps, inner_lr)
+    form = fields | _options(model, attention, top_k, steps, inner_lr, orders)
     return Call("POST", "/v1/predictions", _document(Predictions), True, form=form, files=files)
 
 
@@ -108,6 +109,7 @@ def ask(
     top_k: int | None = None,
     steps: int | None = None,
     inner_lr: float | None = None,
+    orders: int | None = None,
 ) -> Call[Predictions]:
     """Classify images from a support set's examples."""
     return Call(
@@ -115,7 +117,7 @@ def ask(
         f"{_set(set_id)}/predictions",
         _document(Predictions),
         True,
-        form=_options(model, attention, top_k, steps, inner_lr),
+        form=_options(model, attention, top_k, steps, inner_lr, orders),
         files=parts("query_images", queries),
     )
 
@@ -214,8 +216,9 @@ def _options(
     top_k: int | None,
     steps: int | None,
     inner_lr: float | None,
+    orders: int | None,
 ) -> dict[str, Any]:
-    fields = {"top_k": top_k, "steps": steps, "inner_lr": inner_lr}
+    fields = {"top_k": top_k, "steps": steps, "inner_lr": inner_lr, "orders": orders}
     chosen = {name: str(value) for name, value in fields.items() if value is not None}
     return {"model": model, "attention": attention} | chosen
 

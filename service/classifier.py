@@ -27,7 +27,7 @@ from service.engine.runtime import Runtime
 from service.images import ImageLimits, Picture, Upload, decode
 from service.settings import MB, Settings
 from service.stored import StoredSupport
-from service.tasks import Ask, check_limits, classes_of, learning_rates
+from service.tasks import Ask, check_limits, classes_of, learning_rates, order_count
 
 #: Most bytes of files that one thread decodes in a row.
 _PART_BYTES = 64 << 10
@@ -77,6 +77,7 @@ class _Task:
     card: Card
     labels: list[str]
     rates: tuple[float, ...] | None
+    orders: int = 1
 
     @property
     def classes(self) -> list[str]:
@@ -96,6 +97,7 @@ class _Task:
             query=np.stack([p.pixels for p in queries]) if queries else blank(self.card, 1),
             inner_lr=self.rates,
             attention=attention,
+            orders=self.orders,
         )
 
 
@@ -157,7 +159,7 @@ class Classifier:
         it under a permit of `admission`, which gives the deadline.
         """
         labels = [example.label for example in ask.support]
-        task = self._task(ask.model, labels, len(ask.queries), ask.steps, ask.inner_lr)
+        task = self._task(ask.model, labels, len(ask.queries), ask.steps, ask.inner_lr, ask.orders)
         start = time.perf_counter()
         uploads = [*(example.upload for example in ask.support), *ask.queries]
         pictures = await self._decode(uploads, task.card, keep)
@@ -178,6 +180,7 @@ class Classifier:
         attention: bool = False,
         keep: bool = False,
         deadline: float | None = None,
+        orders: int | None = None,
     ) -> Outcome:
         """The same of a registered support set: the answer is that of sending its images.
 
@@ -186,10 +189,10 @@ class Classifier:
         pictures only where `keep` asks for them and the model looks at support images.
         Raises as `classify`, and `SetChanged` where an example was deleted meanwhile.
         """
-        task = self._task(model, stored.labels, len(queries), steps, inner_lr)
+        task = self._task(model, stored.labels, len(queries), steps, inner_lr, orders)
         start = time.perf_counter()
         entry = _entry_of(task.card)
-        state = self.states.get((entry, stored.key, task.rates))
+        state = self.states.get((entry, stored.key, task.rates, task.orders))
         known = {} if state is not None else self._known(entry, stored)
         count = len(stored.labels)
         missing = [] if state is not None else [i for i in range(count) if i not in known]
@@ -221,16 +224,18 @@ class Classifier:
         queries: int,
         steps: int | None = None,
         inner_lr: float | None = None,
+        orders: int | None = None,
     ) -> int:
-        """How many images `classify_stored` would encode now: the permit that it needs.
+        """How many images `classify_stored` would encode now, in each order: the permit that it
+        needs.
 
         Raises the `Problem`s of `tasks`.
         """
-        task = self._task(model, stored.labels, queries, steps, inner_lr)
-        entry = _entry_of(task.card)
-        if (entry, stored.key, task.rates) in self.states:
-            return queries
-        return queries + sum((entry, digest) not in self.features for digest in stored.digests)
+        task = self._task(model, stored.labels, queries, steps, inner_lr, orders)
+        entry, images = _entry_of(task.card), queries
+        if (entry, stored.key, task.rates, task.orders) not in self.states:
+            images += sum((entry, digest) not in self.features for digest in stored.digests)
+        return images * task.orders
 
     async def learn(
         self,
@@ -245,7 +250,7 @@ class Classifier:
         `classify_stored`."""
         task = self._task(model, stored.labels, 1, steps, inner_lr)
         entry = _entry_of(task.card)
-        state = self.states.get((entry, stored.key, task.rates))
+        state = self.states.get((entry, stored.key, task.rates, task.orders))
         known = self._known(entry, stored) if state is None or features else {}
         count = len(stored.labels)
         if state is not None and (not features or len(known) == count):
@@ -277,7 +282,7 @@ class Classifier:
             self.features.put((entry, stored.digests[i]), features)
         for value in answer.state.values():
             value.flags.writeable = False
-        self.states.put((entry, stored.key, task.rates), answer.state)
+        self.states.put((entry, stored.key, task.rates, task.orders), answer.state)
 
     def _task(
         self,
@@ -286,11 +291,13 @@ class Classifier:
         queries: int,
         steps: int | None,
         inner_lr: float | None,
+        orders: int | None = None,
     ) -> _Task:
         """What can be told before any image is read. Raises the `Problem`s of `tasks`."""
         card = self.models.card(model)
         check_limits(labels, queries, card)
-        return _Task(card, list(labels), learning_rates(steps, inner_lr, card))
+        rates = learning_rates(steps, inner_lr, card)
+        return _Task(card, list(labels), rates, order_count(orders, card))
 
     def _load(self, card: Card, root: Path) -> Runtime:
         # Imported on first use: the service answers /readyz before ONNX Runtime is in memory.

@@ -163,6 +163,10 @@ class NoAdaptation(Problem):
     status, type, title = 422, "no-adaptation", "The model has no adaptation steps to set"
 
 
+class NoOrders(Problem):
+    status, type, title = 422, "no-orders", "The model does not depend on the order of the examples"
+
+
 class AdaptationRange(Problem):
     status, type, title = 422, "adaptation-range", "steps or inner_lr is out of range"
 

@@ -13,6 +13,7 @@ from service.problems import (
     InvalidLabel,
     LabelCount,
     NoAdaptation,
+    NoOrders,
     NoQuery,
     NoSupport,
     OneClass,
@@ -20,6 +21,9 @@ from service.problems import (
     TooManyImages,
     TooManyShots,
 )
+
+#: Most presentation orders that a request may be averaged over.
+MAX_ORDERS = 16
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,12 @@ class Ask:
     queries: tuple[Upload, ...]
     steps: int | None = None
     inner_lr: float | None = None
+    orders: int | None = None
 
     @property
     def images(self) -> int:
-        return len(self.support) + len(self.queries)
+        """What the request counts for in the queue: each order is a task of its own."""
+        return (len(self.support) + len(self.queries)) * (self.orders or 1)
 
 
 def pair(uploads: Sequence[Upload], labels: Sequence[str], max_length: int) -> list[Example]:
@@ -111,6 +117,13 @@ def check_limits(labels: Sequence[str], queries: int, card: Card) -> None:
             raise TooManyImages(
                 f"{count} {kind} images; {card.id} takes at most {most}", images=count, limit=most
             )
+
+
+def order_count(orders: int | None, card: Card) -> int:
+    """How many presentation orders to average over. Raises `NoOrders`."""
+    if orders is not None and not card.order_dependent:
+        raise NoOrders(f"{card.id} does not depend on the order of the examples: omit orders")
+    return orders or 1
 
 
 def learning_rates(

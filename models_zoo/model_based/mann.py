@@ -16,8 +16,11 @@ image, on a state of its own. The order of the examples matters.
 
 Choices where the paper is silent or differs: images go through Conv4 first; the read has the key
 strength beta and the write the add vector a apart from the key, both of the seed's NTM; a step
-reads before it writes, lest it find what it has just written; head h has the h-th least used slot;
-nothing has been read at first, and slots are first used in their order; padding is no step at all.
+reads before it writes, lest it find what it has just written; a_t sees h_{t-1} and y_{t-1} beside
+h_t, so that an image and its label are bound when the label comes, and need not pass through the
+LSTM for it; keys and what is added start from one projection of h, so that the first read is a
+similarity; head h has the h-th least used slot; nothing has been read at first, and slots are first
+used in their order; padding is no step at all.
 """
 
 from __future__ import annotations
@@ -66,7 +69,11 @@ class MANN(Learner):
         self.trunk = Conv4(channels, hidden)
         features = hidden * (image_size // self.trunk.reduction) ** 2
         self.gates = nn.Linear(features + max_way + heads * width + controller, 4 * controller)
-        self.interface = nn.Linear(controller, heads * (2 * width + 2))
+        self.key = nn.Linear(controller, heads * width)
+        self.scalars = nn.Linear(controller, 2 * heads)  # of beta and alpha
+        self.add = nn.Linear(2 * controller + max_way, heads * width)
+        with torch.no_grad():
+            self.add.weight[:, controller : 2 * controller].copy_(self.key.weight)
         self.output = nn.Linear(controller + heads * width, max_way)
         self.controller, self.slots, self.width = controller, slots, width
         self.heads, self.decay, self.max_way = heads, decay, max_way
@@ -95,7 +102,7 @@ class MANN(Learner):
         as it was written, the mean of the heads.
         """
         hidden, _ = self._control(state, query)
-        keys, strength, _, _ = self._interface(hidden)
+        keys, strength, _ = self._interface(hidden)
         focus = ntm.address(state["memory"], keys.flatten(1, 2), strength.flatten(1, 2))
         reads = ntm.read(state["memory"], focus).unflatten(1, (-1, self.heads)).flatten(2)
         logits = self._answer(hidden, reads, state["class_mask"])
@@ -156,7 +163,9 @@ class MANN(Learner):
         """
         memory, usage = carry["memory"], carry["usage"]
         hidden, cell = self._control(carry, x.unsqueeze(1))
-        keys, strength, gate, vectors = (part.squeeze(1) for part in self._interface(hidden))
+        keys, strength, gate = (part.squeeze(1) for part in self._interface(hidden))
+        bound = torch.cat([hidden.squeeze(1), carry["hidden"], carry["label"]], dim=-1)
+        vectors = self.add(bound).tanh().unflatten(-1, (self.heads, -1))
         focus = ntm.address(memory, keys, strength)
         reads = ntm.read(memory, focus).flatten(1)
 
@@ -195,12 +204,11 @@ class MANN(Learner):
         cell = f.sigmoid() * carry["cell"].unsqueeze(1) + i.sigmoid() * g.tanh()
         return o.sigmoid() * cell.tanh(), cell
 
-    def _interface(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """h `[B, Q, C]` -> keys, strengths, write gates, add vectors: `[B, Q, H, W or nothing]`."""
-        parts = self.interface(hidden).unflatten(-1, (self.heads, -1))
-        keys, vectors, scalars = parts.split((self.width, self.width, 2), dim=-1)
-        strength, gate = scalars.unbind(-1)
-        return keys.tanh(), 1 + F.softplus(strength), gate.sigmoid(), vectors.tanh()
+    def _interface(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """h `[B, Q, C]` -> keys `[B, Q, H, W]`, strengths and write gates `[B, Q, H]`."""
+        keys = self.key(hidden).tanh().unflatten(-1, (self.heads, -1))
+        strength, gate = self.scalars(hidden).chunk(2, dim=-1)
+        return keys, 1 + F.softplus(strength), gate.sigmoid()
 
     def _answer(self, hidden: Tensor, reads: Tensor, class_mask: Tensor) -> Tensor:
         """Logits `[B, Q, way]` from h_t and r_t."""

@@ -52,6 +52,11 @@ class FastEmbedding(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(2, hidden, batch_first=True)
         self.output = nn.Linear(hidden, 1)
+        # Fast weights that all start alike would add the same to every representation, and make
+        # all cosines one; from next to nothing, the slow weights are what counts at first.
+        with torch.no_grad():
+            self.output.weight.mul_(0.1)
+            self.output.bias.zero_()
 
     def forward(self, gradients: Tensor, count: Tensor) -> Tensor:
         """Gradients `[B, T, D, E]`, of which the first `count` `[B]` are real -> `[B, D, E]`."""

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, File, Form, Request, Response
 from service.answers import build
 from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
-from service.api.fields import Archive, Attention, InnerLr, Model, QueryImages, Steps, TopK
+from service.api.fields import Archive, Attention, InnerLr, Model, Orders, QueryImages, Steps, TopK
 from service.api.forms import Files, read, read_support, require_multipart
 from service.classifier import Classifier, Outcome
 from service.schemas import AttentionMode, Predictions
@@ -40,6 +40,11 @@ Or with the support set as a zip, one folder per class, and several queries:
       -F model=MODEL -F attention=maps \\
       -F support_archive=@samples/support.zip \\
       -F query_images=@samples/queries/hook.png -F query_images=@samples/queries/loop.png
+
+Some models read the examples one after another, and their order matters: their cards say
+`order_dependent`. With `orders=8` such a model is shown them in eight fixed orders, the first as
+sent, and the answer is the mean of probabilities and of attention; the request then counts for
+eight times its images.
 
 Each model's limits on classes, images per class and queries stand on its card
 (`GET /v1/models/{id}`), the service's in `GET /v1/limits`. Images: PNG, JPEG, WebP, BMP, GIF or
@@ -74,6 +79,7 @@ async def predict(
     top_k: TopK = None,
     steps: Steps = None,
     inner_lr: InnerLr = None,
+    orders: Orders = None,
 ) -> Response:
     support = await read_support(
         classifier,
@@ -82,7 +88,7 @@ async def predict(
         ("support_archive", support_archive),
     )
     queries = await read("query_images", query_images)
-    ask = Ask(model, tuple(support), tuple(queries), steps, inner_lr)
+    ask = Ask(model, tuple(support), tuple(queries), steps, inner_lr, orders)
 
     async def answer() -> bytes:
         wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay

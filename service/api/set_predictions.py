@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from service.api.auth import Reader
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
-from service.api.fields import Attention, InnerLr, Model, QueryImages, Steps, TopK
+from service.api.fields import Attention, InnerLr, Model, Orders, QueryImages, Steps, TopK
 from service.api.forms import read, require_multipart
 from service.api.predictions import rendered
 from service.api.set_use import use_set
@@ -48,16 +48,17 @@ async def predict_support_set(
     top_k: TopK = None,
     steps: Steps = None,
     inner_lr: InnerLr = None,
+    orders: Orders = None,
 ) -> Response:
     queries = await read("query_images", query_images)
     wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
 
     def images(stored: StoredSupport) -> int:
-        return classifier.images_to_run(model, stored, len(queries), steps, inner_lr)
+        return classifier.images_to_run(model, stored, len(queries), steps, inner_lr, orders)
 
     async def ask(stored: StoredSupport, deadline: float) -> Outcome:
         return await classifier.classify_stored(
-            model, stored, queries, steps, inner_lr, wanted, keep, deadline
+            model, stored, queries, steps, inner_lr, wanted, keep, deadline, orders
         )
 
     async def work() -> bytes:

@@ -16,7 +16,7 @@ from service.classifier import Classifier, Outcome
 from service.commands.errors import quiet_log, user_errors
 from service.export import write
 from service.images import Upload, clean_name
-from service.problems import FileRef, NoQuery
+from service.problems import FileRef, InvalidRequest, NoQuery
 from service.schemas import AttentionMode
 from service.settings import Settings
 from service.sheet import draw_sheet
@@ -40,6 +40,7 @@ class Options:
     zoo: Path | None
     device: str | None
     save: Path | None = None
+    orders: int | None = None
 
 
 def run(options: Options) -> None:
@@ -70,6 +71,8 @@ def run(options: Options) -> None:
 
 async def _classify(classifier: Classifier, options: Options) -> Outcome:
     settings = classifier.settings
+    if options.save is not None and options.orders is not None:
+        raise InvalidRequest("a saved classifier has learned in one order: omit --orders or --save")
     classifier.models.card(options.model)  # an unknown model is told before files are read
     support = [
         Example(
@@ -84,6 +87,7 @@ async def _classify(classifier: Classifier, options: Options) -> Outcome:
         tuple(_queries(options.queries)),
         options.steps,
         options.inner_lr,
+        options.orders,
     )
     wanted, save = options.attention is not None, options.save is not None
     return await classifier.classify(ask, attention=wanted, keep=wanted, remember=save)

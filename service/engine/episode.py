@@ -24,8 +24,10 @@ class Episode:
     attention whether attention is wanted
     known     features of examples by their position, `[...]` each; M + len(known) = N
     asked     float32 `[Q, ...]`, the features of queries that were encoded before
-    state     what was learned from the support set before, `[1, ...]` each; then M = 0
+    state     what was learned from the support set before, `[orders, ...]` each; then M = 0
     remember  whether the answer shall carry what was learned, for a cache
+    orders    presentation orders of the support set that the answer is the mean of; `state`
+              holds as many, `[orders, ...]` each
     """
 
     model: str
@@ -39,6 +41,7 @@ class Episode:
     asked: Floats | None = None
     state: State | None = None
     remember: bool = False
+    orders: int = 1
 
     @property
     def images(self) -> int:
@@ -69,6 +72,10 @@ class Answer:
     uncertainty  float32 `[Q]`, of the models that have it
     features     `[N, ...]` of the support examples, and the state, `[1, ...]` each: where the
                  episode said `remember`
+    logits     float32 `[Q, way]`
+    seconds    stage ("queue", "encode", "adapt", "predict") -> seconds
+    features   `[N, ...]` of the support examples, and the state, `[orders, ...]` each: where the
+               episode said `remember`
     """
 
     logits: Floats

@@ -46,8 +46,9 @@ class Gathering:
     """Jobs by model, each model's in order of arrival. Not safe in threads: its lane locks.
 
     Models take turns, a batch each, so that none starves another. A batch holds at most `images`
-    images, counted as those to encode but one at least for each job, and always one job; with 0 it
-    holds one job alone, and with None as many as suit the model's device.
+    images, counted as those to encode but one at least for each job, once for each of its orders,
+    and always one job; with 0 it holds one job alone, and with None as many as suit the model's
+    device.
     """
 
     def __init__(self, images: int | None, events: Events) -> None:
@@ -101,4 +102,4 @@ class Gathering:
 
 
 def _weight(job: Job) -> int:
-    return max(1, job.episode.images)
+    return max(1, job.episode.images) * job.episode.orders

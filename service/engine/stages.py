@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from service.engine.episode import (
     stack,
 )
 from service.engine.events import Events, Stage
+from service.engine.orders import mean, spread
 from service.engine.runtime import Prediction, Runtime
 from service.problems import Diverged
 
@@ -90,8 +92,9 @@ def _size(count: int) -> int:
 
 
 def _heads(runtime: Runtime, tasks: Sequence[Encoded], clock: _Clock) -> list[Answer | Exception]:
-    """Adapt and ask tasks of one group in one pass."""
+    """Adapt and ask tasks of one group in one pass, each in all of its orders."""
     clock.restart()
+    whole, tasks = tasks, [turned for task in tasks for turned in spread(task)]
     states = [task.episode.state for task in tasks if task.episode.state is not None]
     if states:
         state = {name: np.concatenate([s[name] for s in states]) for name in states[0]}
@@ -106,7 +109,10 @@ def _heads(runtime: Runtime, tasks: Sequence[Encoded], clock: _Clock) -> list[An
     if found.logits.shape[:2] != query.shape[:2]:
         raise ValueError(f"{runtime.card.id}: {found.logits.shape} logits of {query.shape} queries")
     clock.stop("predict")
-    return [_answer(found, state, row, task, clock.seconds) for row, task in enumerate(tasks)]
+    answers = iter(
+        [_answer(found, state, row, task, clock.seconds) for row, task in enumerate(tasks)]
+    )
+    return [mean(task, list(islice(answers, task.episode.orders))) for task in whole]
 
 
 def _answer(

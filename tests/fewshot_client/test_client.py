@@ -116,6 +116,8 @@ def test_options_reach_the_server(client: Client) -> None:
     assert len(seen.predictions[0].attention.task or []) == 2
     still = client.classify("descent", {"a": CAT, "b": DOG}, CAT, steps=0)
     assert still.predictions[0].confidence == pytest.approx(0.5)
+    with pytest.raises(InvalidRequest, match="order of the examples"):
+        client.classify("mean", {"a": CAT, "b": DOG}, CAT, orders=2)
 
 
 def test_faults_are_exceptions_with_the_problem(client: Client) -> None:

@@ -30,7 +30,6 @@ class Naive:
     def __post_init__(self) -> None:
         own = self.learner
         zeros = torch.zeros(own.controller).double()
-        self.cell = torch.nn.LSTMCell(1, own.controller).double()
         self.h, self.c = zeros, zeros
         self.reads = torch.zeros(own.heads, own.width).double()
         self.label = torch.zeros(own.max_way or 0).double()
@@ -45,14 +44,17 @@ class Naive:
         i, f, g, o = (own.gates.weight @ inputs + own.gates.bias).chunk(4)
         c = torch.sigmoid(f) * self.c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
+        bound = torch.cat([h, self.h, self.label])
+        keys = torch.tanh(own.key.weight @ h + own.key.bias).chunk(own.heads)
+        adds = torch.tanh(own.add.weight @ bound + own.add.bias).chunk(own.heads)
+        strengths, gates = (own.scalars.weight @ h + own.scalars.bias).chunk(2)
         focus, reads, writes = [], [], []
-        for part in (own.interface.weight @ h + own.interface.bias).chunk(own.heads):
-            key, add = part[: own.width].tanh(), part[own.width : 2 * own.width].tanh()
-            beta = 1 + torch.log(1 + torch.exp(part[-2]))
+        for key, add, strength, gate in zip(keys, adds, strengths, gates, strict=True):
+            beta = 1 + torch.log(1 + torch.exp(strength))
             cosines = torch.stack([F.cosine_similarity(key, m, dim=0) for m in self.memory])
             focus.append((beta * cosines).softmax(0))
             reads.append(sum(w * m for w, m in zip(focus[-1], self.memory, strict=True)))
-            writes.append((torch.sigmoid(part[-1]), add))
+            writes.append((torch.sigmoid(gate), add))
         logits = own.output.weight @ torch.cat([h, *reads]) + own.output.bias
         return logits, h, c, focus, reads, writes
 

@@ -247,6 +247,7 @@ def test_a_body_over_the_limit_is_413(client: TestClient, set_id: str) -> None:
         ({"model": "\x00"}, 404, "unknown-model"),
         ({"top_k": 0}, 422, "invalid-request"),
         ({"steps": 3}, 422, "no-adaptation"),
+        ({"orders": 2}, 422, "no-orders"),
         ({"model": "descent", "steps": 51}, 422, "adaptation-range"),
         ({"model": "descent", "inner_lr": "nan"}, 422, "invalid-request"),
         ({"model": "descent", "steps": 50, "inner_lr": 1e6}, 422, "adaptation-diverged"),

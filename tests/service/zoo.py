@@ -210,6 +210,31 @@ def build_zoo(root: Path) -> Path:
     return root
 
 
+def build_ordered(root: Path) -> Path:
+    """Write `ordered` under `root`: as `attentive`, but an example's place, from 1, is its
+    weight in its class's mean."""
+    keep = "state_examples = Identity (support)\n  state_mask = Identity (mask)"
+    kept = ", float[B,N,16] state_examples, bool[B,N] state_mask"
+    adapt = ADAPT.format(extra=keep, extra_outputs=kept).replace(
+        "column = Unsqueeze (weights, last)",
+        "along = Constant <value_int = 1> ()\n  place = CumSum (weights, along)\n"
+        "  column = Unsqueeze (place, last)",
+    )
+    _entry(
+        root,
+        "ordered",
+        {
+            "encode.onnx": POOL.format(channels=3),
+            "adapt.onnx": adapt,
+            "predict.onnx": PREDICT_ATTENTIVE,
+        },
+        InputSpec(channels=3, height=16, width=16, fit="crop"),
+        attention=AttentionSpec(layers=2, task=True, query=(4, 4), support=(4, 4)),
+        order_dependent=True,
+    )
+    return root
+
+
 def _entry(
     root: Path,
     name: str,
@@ -218,6 +243,7 @@ def _entry(
     attention: AttentionSpec | None = None,
     adaptation: Adaptation | None = None,
     uncertainty: bool = False,
+    order_dependent: bool = False,
 ) -> None:
     folder = root / name
     folder.mkdir(parents=True)
@@ -242,6 +268,7 @@ def _entry(
         uncertainty=uncertainty,
         adaptation=adaptation,
         transductive=False,
+        order_dependent=order_dependent,
         training=Training(
             dataset="none", split="none", recipe="none", steps=0, seed=0, minutes=0, hardware="none"
         ),
