@@ -120,9 +120,8 @@ class MANN(Learner):
     def _run(self, support: Support) -> tuple[Carry, list[Tensor]]:
         """The carry after the last example, and (but in a graph) the answers on the way."""
         assert self.max_way is not None
+        self.check_way(support)
         exporting = torch.compiler.is_exporting()
-        if not exporting and support.way > self.max_way:
-            raise ValueError(f"{support.way} classes, at most {self.max_way}")
         places = torch.eye(support.x.shape[1], dtype=support.x.dtype, device=support.x.device)
         labels = support.one_hot(self.max_way)
         steps = (support.x.transpose(0, 1), labels.transpose(0, 1), support.mask.mT, places)

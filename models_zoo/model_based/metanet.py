@@ -128,8 +128,7 @@ class MetaNet(Learner):
         (W*_i), mask [B, N], class_mask [B, way]. Raises `ValueError` for more classes than
         `max_way`.
         """
-        if not torch.compiler.is_exporting() and support.way > (self.max_way or 0):
-            raise ValueError(f"{support.way} classes, at most {self.max_way}")
+        self.check_way(support)
         with torch.no_grad():
             for_embedding, for_classifier = self._gradients(support)
         count = support.mask.sum(1).clamp(max=self.samples)

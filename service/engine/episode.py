@@ -70,12 +70,8 @@ class Answer:
     logits       float32 `[Q, way]`
     seconds      stage ("queue", "encode", "adapt", "predict") -> seconds
     uncertainty  float32 `[Q]`, of the models that have it
-    features     `[N, ...]` of the support examples, and the state, `[1, ...]` each: where the
+    features     `[N, ...]` of the support examples, and the state, `[orders, ...]` each: where the
                  episode said `remember`
-    logits     float32 `[Q, way]`
-    seconds    stage ("queue", "encode", "adapt", "predict") -> seconds
-    features   `[N, ...]` of the support examples, and the state, `[orders, ...]` each: where the
-               episode said `remember`
     """
 
     logits: Floats

@@ -43,8 +43,8 @@ def spread(task: Encoded) -> list[Encoded]:
 
 
 def mean(task: Encoded, answers: Sequence[Answer | Exception]) -> Answer | Exception:
-    """One answer from those in each order: mean probabilities, and mean attention with the examples
-    as they came. The first fault is that of all."""
+    """One answer from those in each order: mean probabilities, uncertainty and attention, with the
+    examples as they came. The first fault is that of all."""
     first = answers[0]
     if len(answers) == 1:
         return first
@@ -79,6 +79,7 @@ def mean(task: Encoded, answers: Sequence[Answer | Exception]) -> Answer | Excep
         np.log(np.maximum(probabilities, tiny)).astype(np.float32),
         attention,
         found[0].seconds,
+        uncertainty=over([answer.uncertainty for answer in found]),
         features=None if found[0].features is None else task.support,
         state={name: np.concatenate([state[name] for state in states]) for name in states[0]}
         if states

@@ -252,6 +252,8 @@ def test_a_step_without_base_classes_has_a_loss() -> None:
 def test_base_classes_must_be_in_the_training_data() -> None:
     with pytest.raises(ValueError, match="21 base classes, but the training data have 20"):
         BaseClassLoss(dynamic(21), sampler(), 0.5)
+
+
 class OnTheWay(Learner):
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
