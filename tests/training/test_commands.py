@@ -248,7 +248,7 @@ def assert_one_line(result: Result, *parts: str) -> None:
     ("changes", "message"),
     [
         ({"learning_rate": 1}, "learning_rate"),
-        ({"learner": "resnet"}, "known: maml"),
+        ({"learner": "resnet"}, "known: "),
         ({"config": {"chanels": 1}}, "chanels"),
         ({"config": {"channels": 3}}, "channels"),
         ({"data": {"dataset": "mnist"}}, "mnist"),
