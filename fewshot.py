@@ -183,6 +183,10 @@ def evaluate(
     runtime: Annotated[
         Runtime, typer.Option(help="PyTorch, or the exported graphs.")
     ] = Runtime.torch,
+    apart: Annotated[
+        bool,
+        typer.Option("--apart", help="Every query by itself: no transductive model sees others."),
+    ] = False,
     data: Data = None,
     zoo: Zoo = None,
     device: Where = None,
@@ -204,6 +208,7 @@ def evaluate(
         seed=seed,
         rotations=rotations.value,
         runtime=runtime.value,
+        apart=apart,
         data=data,
         zoo=zoo,
         device=device and device.value,

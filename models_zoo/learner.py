@@ -33,6 +33,9 @@ class Learner(nn.Module):
     encodes: ClassVar[bool] = True
     #: Whether the order of the support examples matters to the answer.
     order_dependent: ClassVar[bool] = False
+    #: Whether a query's answer depends on the others asked with it. Such queries are never padded,
+    #: nor joined with those of another request, and the card says so.
+    transductive: ClassVar[bool] = False
     #: Number of attention layers in a Prediction (0 = the learner has none).
     attention_layers: int = 0
     #: Most classes the learner can tell apart; None = any number.

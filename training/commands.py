@@ -124,6 +124,7 @@ def evaluate_entry(
     seed: int,
     rotations: Literal["none", "classes"],
     runtime: Literal["torch", "onnx"],
+    apart: bool,
     data: Path | None,
     zoo: Path | None,
     device: str | None,
@@ -165,6 +166,7 @@ def evaluate_entry(
                 batch=batch,
                 inner_lr=card.adaptation.rates if card.adaptation else None,
                 presentation=presentation,
+                apart=apart,
                 device=place,
                 on_batch=lambda done: progress.advance(bar, done),
             )
@@ -181,10 +183,11 @@ def evaluate_entry(
             seed=seed,
             mean=round(score.mean, 5),
             ci95=round(score.ci95, 5),
-            transductive=card.transductive,
+            transductive=card.transductive and not apart,
             command=(
                 f"fewshot evaluate {model} --way {way} --shot {shot} {asked} "
                 f"--tasks {tasks} --rotations {rotations} --seed {seed} --runtime {runtime}"
+                f"{' --apart' if apart else ''}"
             ),
         )
         if record:

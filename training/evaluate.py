@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from models_zoo.learner import Learner
 from models_zoo.model_based.sequence import occasions
-from training.data.sampler import EpisodeSampler
+from training.data.sampler import Episode, EpisodeSampler
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def evaluate(
     batch: int = 20,
     inner_lr: Sequence[float] | None = None,
     presentation: int | None = None,
+    apart: bool = False,
     device: torch.device | str = "cpu",
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Score:
@@ -41,6 +43,7 @@ def evaluate(
     `inner_lr` holds the rates of the gradient steps, one per step, for learners that take them.
     With `presentation` k no queries are drawn: the support set is shown as a sequence, and counted
     is the answer to the k-th image of every class, given the labelled images before it.
+    `apart` asks every query by itself, so that a transductive learner has no others to learn from.
     The learner, which lives on `device`, is put into evaluation mode and back. A sampler on the CPU
     draws the same tasks whatever the device. Raises `DataError` when the data do not suffice.
     """
@@ -59,7 +62,7 @@ def evaluate(
                     right &= occasions(labels, mask) == presentation - 1
                     found = right.double().sum(1) / way
                 else:
-                    logits = learner(episode.support, episode.query, rates).logits
+                    logits = ask(learner, episode, rates, apart)
                     found = (logits.argmax(-1) == episode.targets).double().mean(1)
             accuracies.extend(found.tolist())
             on_batch(size)
@@ -68,3 +71,11 @@ def evaluate(
     values = torch.tensor(accuracies, dtype=torch.float64)
     spread = float(values.std()) if tasks > 1 else 0.0
     return Score(float(values.mean()), 1.96 * spread / tasks**0.5, tasks)
+
+
+def ask(learner: Learner, episode: Episode, rates: Tensor | None, apart: bool) -> Tensor:
+    """Logits `[B, Q, way]` of an episode's queries, each by itself if they are kept `apart`."""
+    if not apart:
+        return learner(episode.support, episode.query, rates).logits
+    parts = episode.query.split(1, dim=1)
+    return torch.cat([learner(episode.support, part, rates).logits for part in parts], 1)

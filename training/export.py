@@ -84,7 +84,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         attention=attention_of(learner, answer),
         uncertainty=answer.uncertainty is not None,
         adaptation=recipe.entry.adaptation,
-        transductive=False,
+        transductive=learner.transductive,
         order_dependent=learner.order_dependent,
         training=Training(
             dataset=recipe.data.dataset,

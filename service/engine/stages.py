@@ -42,8 +42,10 @@ def answers(
     encoded = _encode(runtime, episodes)
     clock.stop("encode")
     groups: dict[Hashable, list[int]] = {}
+    # Padding among the queries would change the answers of a transductive entry.
+    joins = runtime.joins_tasks and not runtime.card.transductive
     for row, task in enumerate(encoded):
-        groups.setdefault(_likeness(task) if runtime.joins_tasks else row, []).append(row)
+        groups.setdefault(_likeness(task) if joins else row, []).append(row)
     for rows in groups.values():
         yield from zip(rows, _heads(runtime, [encoded[row] for row in rows], clock), strict=True)
 

@@ -49,15 +49,25 @@ def test_a_batch_of_tasks_answers_as_each_task_alone_without_padding(name: str) 
             )
 
 
-@every_learner
-def test_a_query_gets_the_same_answer_whatever_else_is_asked(name: str) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_query_gets_the_same_answer_whatever_else_is_asked_unless_transductive(name: str) -> None:
     learner, support, query = make(name), mixed(), images(5, 6)
     together = ask(learner, support, query).logits
     for number in range(6):
         single = ask(learner, support, query[:, number : number + 1]).logits
-        assert torch.allclose(together[:, number], single[:, 0], atol=1e-8)
+        same = torch.allclose(together[:, number], single[:, 0], atol=1e-8)
+        assert same is not learner.transductive
     other = torch.cat([query[:, :1], 30 * images(5, 3, seed=9)], dim=1)
-    assert torch.allclose(ask(learner, support, other).logits[:, 0], together[:, 0], atol=1e-8)
+    found = ask(learner, support, other).logits[:, 0]
+    assert torch.allclose(found, together[:, 0], atol=1e-8) is not learner.transductive
+
+
+@every_learner
+def test_the_order_of_the_queries_does_not_matter(name: str) -> None:
+    learner, support, query = make(name), mixed(), images(5, 4)
+    order = torch.tensor([2, 0, 3, 1])
+    a, b = ask(learner, support, query).logits, ask(learner, support, query[:, order]).logits
+    assert torch.allclose(a[:, order], b, atol=1e-8)
 
 
 @every_learner

@@ -71,6 +71,25 @@ def test_what_was_learned_before_answers_the_same(zoo: Path, model: str, joined:
     assert all(answer.state is None for answer in found[: len(again) : 2])  # nothing new
 
 
+def test_queries_of_a_transductive_entry_are_neither_padded_nor_joined(zoo: Path) -> None:
+    runtime = OnnxRuntime(find_card("mean", zoo), zoo, "cpu", threads=1)
+    runtime.joins_tasks = True
+    predict, seen = runtime.predict, []
+
+    def noted(state: Any, query: np.ndarray, attention: bool) -> Any:
+        seen.append(query.shape[:2])
+        return predict(state, query, attention)
+
+    runtime.predict = noted
+    tasks = [episode(i, 2, 1, queries) for i, queries in enumerate((4, 5, 4))]
+    _answers(runtime, tasks)
+    assert [size for size, _ in seen] != [1, 1, 1]
+    seen.clear()
+    runtime.card = runtime.card.model_copy(update={"transductive": True})
+    _answers(runtime, tasks)
+    assert seen == [(1, 4), (1, 5), (1, 4)]
+
+
 def test_padding_of_joined_tasks_is_bounded(zoo: Path) -> None:
     """One large task must not blow up the small ones: they go in passes of their own."""
     runtime = OnnxRuntime(find_card("mean", zoo), zoo, "cpu", threads=1)

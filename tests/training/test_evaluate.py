@@ -128,3 +128,22 @@ def test_a_presentation_is_the_kth_image_of_every_class(presentation: int) -> No
         OnTheWay(), Shown(), tasks=2, way=2, shot=3, queries=5, presentation=presentation
     )
     assert score.mean == pytest.approx(sum(expected) / 2)
+
+
+class Crowd(Obedient):
+    """Right where the query has company."""
+
+    transductive = True
+
+    def predict(self, state: TaskState, query: Tensor) -> Prediction:
+        alone = query.shape[1] == 1
+        return Prediction(super().predict(state, 1 - query if alone else query).logits)
+
+
+def test_queries_kept_apart_have_no_company() -> None:
+    options = {"tasks": 7, "way": 2, "shot": 1, "queries": 2}
+    together = evaluate(Crowd(), Script(), **options)
+    apart = evaluate(Crowd(), Script(), apart=True, **options)
+    assert apart.mean == pytest.approx(1 - together.mean)
+    plain = evaluate(Obedient(), Script(), apart=True, **options)
+    assert plain == together
