@@ -73,6 +73,7 @@ class ObjectiveConfig(Section):
         "semantic",
         "verification",
         "relation",
+        "reptile",
         "base_classes",
         "sequence",
         "inequality",
@@ -102,14 +103,17 @@ class ObjectiveConfig(Section):
     fresh: Literal["new", "next"] = Field(
         "new", description="The tasks that judge the attention: more tasks, or the next step's"
     )
+    inner_steps: int = Field(5, ge=1, description="Reptile's steps in training")
+    minibatch: int = Field(10, ge=1, description="Examples in each of these steps")
 
 
 class OptimizerConfig(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov's, of sgd; 0 = none")
     clip: float | None = Field(None, gt=0, description="Largest gradient norm")
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     warmup: int = Field(0, ge=0)
@@ -122,6 +126,8 @@ class OptimizerConfig(Section):
             return (step + 1) / self.warmup
         if self.schedule == "cosine":
             return 0.5 * (1 + cos(pi * step / steps))
+        if self.schedule == "linear":
+            return 1 - step / steps
         if self.schedule == "step":
             return float(self.gamma ** sum(step >= m for m in self.milestones))
         return 1.0

@@ -229,7 +229,11 @@ def make_optimizer(recipe: Recipe, learner: Learner, objective: Objective) -> to
         ]
     if config.name == "sgd":
         return torch.optim.SGD(
-            groups, config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
+            groups,
+            config.lr,
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+            weight_decay=config.weight_decay,
         )
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return kind(groups, config.lr, weight_decay=config.weight_decay, fused=True)

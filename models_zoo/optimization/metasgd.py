@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models_zoo.optimization.maml import MAML, SLOTTED, columns
+from models_zoo.optimization.maml import MAML
 
 
 class MetaSGD(MAML):
@@ -47,6 +47,5 @@ class MetaSGD(MAML):
             }
         )
 
-    def _factor(self, name: str, way: int) -> Tensor:
-        alpha = self.rates[name]
-        return columns(alpha, way) if name in SLOTTED else alpha
+    def factor(self, name: str, way: int, number: Tensor) -> Tensor:
+        return self.cut(name, self.rates[name], way)

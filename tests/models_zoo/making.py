@@ -116,6 +116,36 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
             "length": 7,
         },
     ),
+    "maml-per-step": (
+        "maml",
+        {
+            "channels": 2,
+            "image_size": 16,
+            "hidden": 6,
+            "steps": 2,
+            "per_step_rates": True,
+            "statistics": "per_step",
+        },
+    ),
+    "reptile": (
+        "reptile",
+        {"channels": 2, "image_size": 16, "hidden": 6, "steps": 3, "inner_lr": 0.01},
+    ),
+    "metalstm": (
+        "metalstm",
+        {"channels": 2, "image_size": 16, "hidden": 6, "steps": 2, "lstm": 4, "inner_lr": 3.0},
+    ),
+    "sca": (
+        "sca",
+        {
+            "channels": 2,
+            "image_size": 16,
+            "hidden": 6,
+            "steps": 2,
+            "critic_steps": 2,
+            "critic_lr": 0.2,
+        },
+    ),
     "metasgd": ("metasgd", {"channels": 2, "image_size": 16, "hidden": 6, "inner_lr": 2.0}),
     "alpaca": ("alpaca", {"channels": 2, "backbone": "conv4-8", "dim": 8, "precision": 2.0}),
     "alpaca-isotropic": (
@@ -161,8 +191,12 @@ def stir(learner: Learner, weights: float, means: float) -> None:
     for key, buffer in learner.named_buffers():
         if key.endswith("running_mean"):
             buffer.normal_(0, means)
-        if key.endswith("running_var"):
+        if key.endswith("running_var") or key.startswith("variance"):
             buffer.uniform_(0.5, 2)
+        if key.startswith("moment"):  # Reptile's
+            buffer.uniform_(0.001, 0.1)
+        if key == "age":
+            buffer.fill_(500)
 
 
 def support_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnxruntime
@@ -18,6 +18,7 @@ from models_zoo.optimization.taskconv import fold, half, patches
 from training.graphs import to_onnx
 
 SHAPE = InputShape(2, 13, 13)
+KINDS = ("mean", "variance")
 
 
 def small(**config: object) -> MAML:
@@ -45,9 +46,12 @@ def mixed_tasks() -> tuple[Support, Tensor, Tensor]:
     return Support.of(images(3, 7), labels, mask, way=3), images(3, 4), targets
 
 
+Norms = list[tuple[Tensor, Tensor]]
+
+
 def network(
-    weights: dict[str, Tensor], x: Tensor, statistics: list[tuple[Tensor, Tensor]] | None = None
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    weights: dict[str, Tensor], x: Tensor, statistics: Norms | None = None
+) -> tuple[Tensor, Norms]:
     """Finn's network on `[n, C, H, W]`; by the images' own statistics unless some are given."""
     own = []
     for layer in range(4):
@@ -62,9 +66,17 @@ def network(
 
 
 def plain_maml(
-    learner: MAML, support: Support, query: Tensor, rates: list[float], first_order: bool = False
+    learner: MAML,
+    support: Support,
+    query: Tensor,
+    rates: list[float],
+    first_order: bool = False,
+    given: Sequence[Norms | None] = (None,),
 ) -> Tensor:
-    """Finn et al. 2017, algorithm 1, lines 5-7, for each task by itself; logits `[B, Q, way]`."""
+    """Finn et al. 2017, algorithm 1, lines 5-7, for each task by itself; logits `[B, Q, way]`.
+
+    Factors and `given` statistics are those of the step, or the last there are.
+    """
     rows = []
     for x, labels, mask, present, asked in zip(
         support.x, support.labels, support.mask, support.class_mask, query, strict=True
@@ -73,16 +85,22 @@ def plain_maml(
         weights = dict(learner.initial.items())
         weights["head"], weights["offset"] = weights["head"][:, :way], weights["offset"][:, :way]
         absent = torch.where(present, 0.0, -torch.inf).double()
-        for rate in rates:
-            loss = F.cross_entropy(network(weights, x)[0] + absent, labels)
+        for number, rate in enumerate(rates):
+            norms = given[min(number, len(given) - 1)]
+            loss = F.cross_entropy(network(weights, x, norms)[0] + absent, labels)
             gradient = torch.autograd.grad(
                 loss, list(weights.values()), create_graph=not first_order
             )
+            factors = {
+                name: value.exp() if value.ndim == 0 else value.exp()[min(number, len(value) - 1)]
+                for name, value in learner.log_rates.items()
+            }
             weights = {
-                name: value - rate * learner.log_rates[name].exp() * d
+                name: value - rate * factors[name] * d
                 for (name, value), d in zip(weights.items(), gradient, strict=True)
             }
-        logits = network(weights, asked, network(weights, x)[1])[0]
+        norms = given[min(len(rates), len(given) - 1)] or network(weights, x)[1]
+        logits = network(weights, asked, norms)[0]
         rows.append(logits.masked_fill(~present, ABSENT))
     return torch.stack(rows)
 
@@ -161,6 +179,66 @@ def test_number_and_rates_of_steps_are_the_callers() -> None:
         state = learner.adapt(support, torch.tensor(rates, dtype=torch.float64))
         expected = plain_maml(learner, support, query, rates)
         assert torch.allclose(learner.predict(state, query).logits, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_every_step_may_have_rates_of_its_own_and_the_last_goes_on(steps: int) -> None:
+    learner = small(steps=2, per_step_rates=True)
+    support, query, targets = mixed_tasks()
+    rates = [0.6, 0.3, 0.5, 0.4][:steps]
+    found = learner.predict(
+        learner.adapt(support, torch.tensor(rates, dtype=torch.float64)), query
+    ).logits
+    expected = plain_maml(learner, support, query, rates)
+    assert torch.allclose(found, expected, atol=1e-9)
+    for mine, theirs in zip(
+        meta_gradient(learner, found, targets),
+        meta_gradient(learner, expected, targets),
+        strict=True,
+    ):
+        assert torch.allclose(mine, theirs, atol=1e-9)
+
+
+def test_statistics_of_every_step_are_averages_over_tasks_used_in_evaluation() -> None:
+    learner = small(steps=2, statistics="per_step")
+    support, query, targets = mixed_tasks()
+    logits = learner.train()(support, query).logits
+    assert torch.allclose(logits, plain_maml(learner, support, query, [0.6, 0.6]), atol=1e-9)
+
+    x, labels = support.x[0], support.labels[0]  # one task, alone, seen for long
+    for _ in range(200):
+        learner.adapt(Support.of(x[None], labels[None], way=3))
+    weights = {
+        name: value[:, :3] if name in ("head", "offset") else value
+        for name, value in learner.initial.items()
+    }
+    for number in range(3):
+        out, norms = network(weights, x)
+        for layer, (mean, variance) in enumerate(norms):
+            kept = learner.get_buffer(f"mean{layer}"), learner.get_buffer(f"variance{layer}")
+            assert torch.allclose(kept[0][number], mean.flatten(), atol=1e-7)
+            assert torch.allclose(kept[1][number], variance.flatten(), atol=1e-7)
+        slope = torch.autograd.grad(F.cross_entropy(out, labels), list(weights.values()))
+        weights = {
+            name: value - 0.6 * learner.log_rates[name].exp() * d
+            for (name, value), d in zip(weights.items(), slope, strict=True)
+        }
+
+    learner.eval()
+    given: list[Norms | None] = [
+        [
+            tuple(learner.get_buffer(f"{kind}{i}")[n].view(1, -1, 1, 1) for kind in KINDS)  # type: ignore[misc]
+            for i in range(4)
+        ]
+        for n in range(3)
+    ]
+    for rates in ([0.6, 0.6], [0.6, 0.3, 0.3]):
+        state = learner.adapt(support, torch.tensor(rates, dtype=torch.float64))
+        found = learner.predict(state, query).logits
+        expected = plain_maml(learner, support, query, rates, given=given)
+        assert torch.allclose(found, expected, atol=1e-9)
+        gradients = [meta_gradient(learner, answer, targets) for answer in (found, expected)]
+        assert all(torch.allclose(*pair, atol=1e-9) for pair in zip(*gradients, strict=True))
 
 
 def test_steps_lower_the_support_loss() -> None:
@@ -280,10 +358,14 @@ class Graphs:
         return torch.from_numpy(self.predict.run(["logits"], inputs)[0])
 
 
-@pytest.fixture(scope="module")
-def exported() -> tuple[MAML, Graphs]:
+@pytest.fixture(
+    scope="module", params=[{}, {"per_step_rates": True, "statistics": "per_step"}], ids=str
+)
+def exported(request: pytest.FixtureRequest) -> tuple[MAML, Graphs]:
     """Single precision: the learner torch runs and its graphs."""
-    learner = small(max_way=5).float().eval()
+    learner = small(max_way=5, **request.param).float().eval()
+    for name, buffer in learner.named_buffers():
+        buffer.normal_(0, 0.2) if "mean" in name else buffer.uniform_(0.05, 0.3)
     return learner, Graphs(learner)
 
 

@@ -54,6 +54,24 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "dynamic": {"base_classes": 10, "channels": 1, "image_size": SIDE, "hidden": 8},
     "activations": {"channels": 1, "backbone": "conv4-8", "hidden": 8},
     "maml": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4, "steps": 2},
+    "reptile": {
+        "channels": 1,
+        "image_size": SIDE,
+        "hidden": 8,
+        "max_way": 4,
+        "steps": 3,
+        "inner_lr": 0.01,
+    },
+    "metalstm": {
+        "channels": 1,
+        "image_size": SIDE,
+        "hidden": 8,
+        "max_way": 4,
+        "steps": 2,
+        "lstm": 4,
+        "input_bias": [0.0, 1.0],
+    },
+    "sca": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4},
     "metasgd": {"channels": 1, "image_size": SIDE, "hidden": 8, "max_way": 4},
     "mann": {
         "channels": 1,
@@ -98,7 +116,10 @@ OBJECTIVES = {
     "activations": "semantic",
     "siamese_memory": "margin",
     "mann": "sequence",
+    "reptile": "reptile",
 }
+#: Those that adapt by steps.
+GRADIENT = ("maml", "metalstm", "metasgd", "reptile", "sca")
 #: Those with a fixed number of outputs that are trained to do without some of them.
 SLOTTED = ("stanet", "snail", "gnn", "mann", "metanet")
 
@@ -144,7 +165,7 @@ def recipe_content(learner: str = "prototypical", **changes: Any) -> dict[str, A
     }
     if learner in SLOTTED:
         content["episodes"]["slots"] = 4
-    if learner in ("maml", "metasgd"):
+    if learner in GRADIENT:
         content["entry"]["adaptation"] = {
             "steps": 2,
             "max_steps": 5,

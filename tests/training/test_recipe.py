@@ -167,6 +167,11 @@ def test_the_warmup_is_a_straight_line_and_never_zero() -> None:
     assert [config.factor(step, 10) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
 
 
+def test_the_line_falls_to_nothing() -> None:
+    config = OptimizerConfig(schedule="linear")
+    assert [config.factor(step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
 def test_steps_multiply_at_their_milestones() -> None:
     config = OptimizerConfig(schedule="step", milestones=(3, 5), gamma=0.2)
     found = [config.factor(step, 10) for step in range(7)]

@@ -65,6 +65,7 @@ def build_objective(
     from training.objectives.inequality import InequalityLoss
     from training.objectives.margin import MarginLoss
     from training.objectives.matching import MatchingLoss
+    from training.objectives.reptile import ReptileLoss
     from training.objectives.semantic import SemanticLoss
     from training.objectives.sequence import SequenceLoss
     from training.objectives.task_attention import TaskAttention
@@ -74,6 +75,8 @@ def build_objective(
         return MarginLoss(config.margin)
     if config.name == "matching":
         return MatchingLoss()
+    if config.name == "reptile":
+        return ReptileLoss(config.inner_steps, config.minibatch)
     if config.name == "semantic":
         return SemanticLoss(learner, sampler, config.weight, config.labels)
     if config.name == "sequence":
