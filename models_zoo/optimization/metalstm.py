@@ -34,11 +34,11 @@ INPUT, FORGET, HIDDEN, CELL = "input ", "forget ", "hidden ", "cell "
 
 
 def preprocess(x: Tensor) -> Tensor:
-    """`[...]` -> `[..., 2]`: (log|x| / p, sign x) where |x| >= e^-p, else (-1, e^p x)."""
+    """`[...]` -> `[2, ...]`: (log|x| / p, sign x) where |x| >= e^-p, else (-1, e^p x)."""
     size = x.abs()
     large = size >= math.exp(-P)
     magnitude = torch.where(large, size.clamp(min=math.exp(-P)).log() / P, -1.0)
-    return torch.stack([magnitude, torch.where(large, x.sign(), math.exp(P) * x)], -1)
+    return torch.stack([magnitude, torch.where(large, x.sign(), math.exp(P) * x)])
 
 
 class MetaLSTM(InnerLoop):
@@ -71,19 +71,21 @@ class MetaLSTM(InnerLoop):
         def weight(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape).uniform_(-0.01, 0.01))
 
-        self.from_inputs = weight(4, 4 * lstm)  # gradient and loss -> gates i, f, g, o
-        self.from_hidden = weight(lstm, 4 * lstm)
-        self.bias = nn.Parameter(torch.zeros(4 * lstm))
+        # [gradient, loss, h] -> the first layer's gates i, f, g, o
+        self.first, self.first_bias = (
+            weight(4 + lstm, 4 * lstm),
+            nn.Parameter(torch.zeros(4 * lstm)),
+        )
         self.to_input, self.to_forget = weight(lstm + 2), weight(lstm + 2)  # h, theta, own gate
         self.input_bias = nn.Parameter(torch.empty(()).uniform_(*input_bias))
         self.forget_bias = nn.Parameter(torch.empty(()).uniform_(*forget_bias))
 
     def begin(self, weights: Weights) -> Weights:
-        """The weights, gates of 0, and the first layer's h and c `[B, rows, columns, lstm]`."""
+        """The weights, gates of 0, and the first layer's h and c, `[lstm, B, rows, columns]`."""
         carry = dict(weights)
         for name, value in weights.items():
             empty = torch.zeros_like(value)
-            wide = empty.unsqueeze(-1).expand(*empty.shape, self.lstm)
+            wide = empty.expand(self.lstm, -1, -1, -1)
             carry |= {INPUT + name: empty, FORGET + name: empty}
             carry |= {HIDDEN + name: wide, CELL + name: wide}
         return carry
@@ -91,25 +93,39 @@ class MetaLSTM(InnerLoop):
     def step(self, carry: Weights, task: Task, rate: Tensor, number: Tensor) -> Weights:
         with torch.no_grad():
             slope = self.network.slope(carry, task)
-        loss = preprocess(slope.loss)[:, None, None] @ self.from_inputs[2:]  # [B, 1, 1, 4*lstm]
         after: Weights = {}
-        for name, gradient in slope.gradient.items():
-            gates = preprocess(gradient) @ self.from_inputs[:2] + loss + self.bias
-            hidden, cell = self.first_layer(gates, carry[HIDDEN + name], carry[CELL + name])
-            theta = carry[name]
-            i = self.gate(self.to_input, hidden, theta, carry[INPUT + name]) + self.input_bias
-            f = self.gate(self.to_forget, hidden, theta, carry[FORGET + name]) + self.forget_bias
-            after[name] = f.sigmoid() * theta - rate * i.sigmoid() * gradient
-            after |= {INPUT + name: i, FORGET + name: f, HIDDEN + name: hidden, CELL + name: cell}
+        with torch.autocast(slope.loss.device.type, enabled=False):
+            told = preprocess(slope.loss)[..., None, None]
+            for name, theta in carry.items():
+                if name not in slope.gradient:
+                    continue
+                gradient = slope.gradient[name].to(theta.dtype)
+                inputs = [preprocess(gradient), told.expand(-1, *gradient.shape)]
+                hidden, cell = self.first_layer(inputs, carry[HIDDEN + name], carry[CELL + name])
+                i = self.gate(self.to_input, hidden, theta, carry[INPUT + name]) + self.input_bias
+                f = self.gate(self.to_forget, hidden, theta, carry[FORGET + name])
+                f = f + self.forget_bias
+                after[name] = f.sigmoid() * theta - rate * i.sigmoid() * gradient
+                after |= {INPUT + name: i, FORGET + name: f}
+                after |= {HIDDEN + name: hidden, CELL + name: cell}
         return after
 
-    def first_layer(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Hochreiter and Schmidhuber's cell over `gates`, the inputs' part `[..., 4*lstm]`."""
-        i, f, g, o = (gates + hidden @ self.from_hidden).chunk(4, -1)
+    def first_layer(
+        self, inputs: list[Tensor], hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Hochreiter and Schmidhuber's cell over inputs `[4, ...]` in parts; h and c `[lstm, ...]`.
+
+        What belongs to a weight stands in a column: the gates are then blocks of rows, which is
+        more than twice as fast.
+        """
+        given = torch.cat([*inputs, hidden])
+        gates = torch.addmm(self.first_bias.unsqueeze(1), self.first.mT, given.flatten(1))
+        i, f, g, o = gates.unflatten(1, given.shape[1:]).chunk(4)
         cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
         return o.sigmoid() * cell.tanh(), cell
 
     @staticmethod
     def gate(weight: Tensor, hidden: Tensor, theta: Tensor, before: Tensor) -> Tensor:
         """W [h, theta, gate before], of one output: `[B, rows, columns]`."""
-        return hidden @ weight[:-2] + weight[-2] * theta + weight[-1] * before
+        read = (weight[:-2] @ hidden.flatten(1)).view_as(theta)
+        return read + weight[-2] * theta + weight[-1] * before

@@ -25,8 +25,9 @@ from models_zoo.episode import Support
 from models_zoo.optimization.inner_loop import InnerLoop
 from models_zoo.optimization.network import Task, Weights
 
-BETA2, TINY = 0.999, 1e-8
-AGE, MOMENT = "age", "moment "
+#: Adam's, but for its 1e-8, which the optimiser of ONNX graphs takes for 0 and drops.
+BETA2, TINY = 0.999, 1e-7
+FADED, MOMENT = "faded", "moment "
 
 
 class Reptile(InnerLoop):
@@ -45,19 +46,19 @@ class Reptile(InnerLoop):
         inner_lr: float = 1e-3,
     ) -> None:
         super().__init__(channels, image_size, hidden, max_way, steps, inner_lr)
-        self.age: Tensor
-        self.register_buffer(AGE, torch.zeros(()))  # steps that the moments have seen
+        self.faded: Tensor
+        self.register_buffer(FADED, torch.ones(()))  # beta2^t, after t steps of training
         for name, value in self.initial.items():
             self.register_buffer(f"moment_{name}", torch.zeros_like(value))
 
     def begin(self, weights: Weights) -> Weights:
-        """The weights, and for each its second moment; and the number of steps so far."""
+        """The weights, and for each its second moment; and beta2^t."""
         way = weights["head"].shape[-1]
         moments = {
             MOMENT + name: self.cut(name, self.get_buffer(f"moment_{name}"), way).expand_as(value)
             for name, value in weights.items()
         }
-        return weights | moments | {AGE: self.age}
+        return weights | moments | {FADED: self.faded}
 
     def step(self, carry: Weights, task: Task, rate: Tensor, number: Tensor) -> Weights:
         """v <- beta2 v + (1 - beta2) g^2;   phi <- phi - rate g / (sqrt(v / (1 - beta2^t)) + eps).
@@ -66,11 +67,11 @@ class Reptile(InnerLoop):
         """
         with torch.no_grad():
             gradient = self.network.slope(carry, task).gradient
-        age = carry[AGE] + 1
-        after = {AGE: age}
+        faded = carry[FADED] * BETA2
+        after = {FADED: faded}
         for name, g in gradient.items():
             moment = BETA2 * carry[MOMENT + name] + (1 - BETA2) * g.square()
-            scale = (moment / (1 - BETA2**age)).sqrt() + TINY
+            scale = (moment / (1 - faded)).sqrt() + TINY
             after[MOMENT + name] = moment
             after[name] = carry[name] - rate * g / scale
         return after
@@ -87,7 +88,7 @@ class Reptile(InnerLoop):
             carry = carry or self.begin(self.start(*support.class_mask.shape))
             carry = self.step(carry, Task.of(support), rate, number)
         if self.training:
-            self.age.copy_(carry[AGE])
+            self.faded.copy_(carry[FADED])
             for name in self.initial:
                 moment = carry[MOMENT + name].mean(0)
                 self.get_buffer(f"moment_{name}")[:, : moment.shape[1]] = moment

@@ -195,8 +195,8 @@ def stir(learner: Learner, weights: float, means: float) -> None:
             buffer.uniform_(0.5, 2)
         if key.startswith("moment"):  # Reptile's
             buffer.uniform_(0.001, 0.1)
-        if key == "age":
-            buffer.fill_(500)
+        if key == "faded":
+            buffer.fill_(0.6)
 
 
 def support_of(

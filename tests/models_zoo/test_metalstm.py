@@ -33,8 +33,8 @@ def plain(learner: MetaLSTM, support: Support, query: Tensor, factors: list[floa
     """Ravi and Larochelle 2017, eq. 2 and 3, for each task by itself; logits `[B, Q, way]`."""
     cell = nn.LSTMCell(4, learner.lstm).double()
     del cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
-    cell.weight_ih, cell.weight_hh = learner.from_inputs.T, learner.from_hidden.T
-    cell.bias_ih, cell.bias_hh = learner.bias, torch.zeros_like(learner.bias)
+    cell.weight_ih, cell.weight_hh = learner.first[:4].T, learner.first[4:].T
+    cell.bias_ih, cell.bias_hh = learner.first_bias, torch.zeros_like(learner.first_bias)
     rows = []
     for x, labels, mask, present, asked in zip(
         support.x, support.labels, support.mask, support.class_mask, query, strict=True
@@ -51,8 +51,8 @@ def plain(learner: MetaLSTM, support: Support, query: Tensor, factors: list[floa
             slopes = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
             gradient = torch.cat([slope.flatten() for slope in slopes])
             theta = torch.cat([value.flatten() for value in weights.values()])
-            told = preprocess(loss.detach()).expand(count, 2)
-            h, c = cell(torch.cat([preprocess(gradient), told], 1), (h, c))
+            told = preprocess(loss.detach()).unsqueeze(1).expand(2, count)
+            h, c = cell(torch.cat([preprocess(gradient), told]).T, (h, c))
             i = torch.cat([h, theta[:, None], i[:, None]], 1) @ learner.to_input
             f = torch.cat([h, theta[:, None], f[:, None]], 1) @ learner.to_forget
             i, f = i + learner.input_bias, f + learner.forget_bias
@@ -132,6 +132,6 @@ def test_the_gates_start_where_the_paper_has_them() -> None:
     learner = MetaLSTM()
     assert -5 <= learner.input_bias <= -4
     assert 4 <= learner.forget_bias <= 5
-    for weight in (learner.from_inputs, learner.from_hidden, learner.to_input, learner.to_forget):
+    for weight in (learner.first, learner.to_input, learner.to_forget):
         assert weight.abs().max() <= 0.01
-    assert learner.from_inputs.shape == (4, 80)
+    assert learner.first.shape == (24, 80)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ def small(**config: object) -> Reptile:
 def seasoned(learner: Reptile) -> Reptile:
     """With moments as after 300 steps."""
     for name, buffer in learner.named_buffers():
-        buffer.uniform_(1e-4, 1e-2) if "moment" in name else buffer.fill_(300)
+        buffer.uniform_(1e-4, 1e-2) if "moment" in name else buffer.fill_(0.999**300)
     return learner
 
 
@@ -39,10 +41,10 @@ def walked(
         name: value[:, : cut[name]].detach().clone().requires_grad_()
         for name, value in learner.initial.items()
     }
-    optimizer = torch.optim.Adam(list(weights.values()), betas=(0.0, 0.999), eps=1e-8)
+    optimizer = torch.optim.Adam(list(weights.values()), betas=(0.0, 0.999), eps=1e-7)
     for name, value in weights.items():
         optimizer.state[value] = {
-            "step": learner.age.clone().float(),
+            "step": (learner.faded.log() / math.log(0.999)).round(),
             "exp_avg": torch.zeros_like(value),
             "exp_avg_sq": learner.get_buffer(f"moment_{name}")[:, : cut[name]].clone(),
         }
@@ -129,7 +131,7 @@ def test_the_loss_s_gradient_is_theta_minus_the_mean_of_phi() -> None:
         moments = [adam.state[weights[name]]["exp_avg_sq"] for weights, adam in with_leaves(tasks)]
         kept = after[f"moment_{name}"][:, : phi.shape[1]]
         assert torch.allclose(kept, torch.stack(moments).mean(0), atol=1e-12)
-    assert after["age"] == 303
+    assert after["faded"] == pytest.approx(0.999**303)
 
 
 def with_leaves(
