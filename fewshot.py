@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models = typer.Typer(help="The zoo: list, show and verify its entries.", no_args_is_help=True)
+models = typer.Typer(help="The zoo: list, show, verify and add entries.", no_args_is_help=True)
 app.add_typer(models, name="models")
 plot = typer.Typer(
     help="Figures of the papers from your own runs, as PNG with the numbers beside it as CSV.",
@@ -113,6 +113,15 @@ def classify(
             orders,
         )
     )
+
+
+class Head(StrEnum):
+    """What decides on top of a pretrained network."""
+
+    prototypical = "prototypical"
+    cosine = "cosine"
+    ridge = "ridge"
+    alpaca = "alpaca"
 
 
 # --- training --------------------------------------------------------------------------------
@@ -325,6 +334,41 @@ def models_show(
     from service.commands.models import show_model
 
     show_model(model, zoo, as_json)
+
+
+@models.command("add")
+def models_add(
+    backbone: Annotated[
+        str,
+        typer.Option(
+            help="A classification network of torchvision: torchvision/resnet50, "
+            "torchvision/vit_b_16, torchvision/convnext_tiny ...; for other than its default "
+            "weights torchvision/resnet50/IMAGENET1K_V1."
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option("--id", help="Id of the new entry: a-z, 0-9, '.', '_' and '-'.")
+    ],
+    head: Annotated[Head, typer.Option(help="What decides on top of it.")] = Head.prototypical,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of weights for this network, .pth or .safetensors. Default: torchvision "
+            "downloads them."
+        ),
+    ] = None,
+    zoo: Annotated[
+        Path, typer.Option(envvar="FEWSHOT_ZOO", help="Folder of zoo entries to add it to.")
+    ] = Path("zoo"),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace an entry of this id.")
+    ] = False,
+) -> None:
+    """Add a pretrained network for photos, with no training: download, export to ONNX, check.
+
+    Example: fewshot models add --backbone torchvision/resnet50 --head prototypical --id my-photos
+    """
+    training("training.pretrained").add(backbone, head.value, name, weights, zoo, replace)
 
 
 @models.command("verify")

@@ -9,7 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 ENTRIES = Path(__file__).parent / "entries"
 CARD_NAME = "card.json"
@@ -47,6 +54,21 @@ class InputSpec(Fact):
         description="What happens to an image of another aspect ratio."
     )
     invert: bool = Field(False, description="Dark strokes on light paper become light on dark.")
+    resize: int | None = Field(
+        None,
+        le=2048,
+        description="With `crop`: the shorter side is brought to this length first, and the middle "
+        "is cut out of that. Else the middle is made as large as it can be.",
+    )
+    resample: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @model_validator(mode="after")
+    def _has_room(self) -> InputSpec:
+        if self.resize is not None and (
+            self.fit != "crop" or self.resize < max(self.height, self.width)
+        ):
+            raise ValueError("resize goes with crop, and is no shorter than height and width")
+        return self
 
 
 class Limits(Fact):
@@ -92,6 +114,13 @@ class Training(Fact):
     seed: int
     minutes: float
     hardware: str
+
+
+class Pretraining(Fact):
+    """Weights that were trained elsewhere and are used as they are."""
+
+    weights: str = Field(description="Their name where they come from.")
+    source: str = Field(description="Where they were read: an address, or a file's name.")
 
 
 class Accuracy(Fact):
@@ -146,7 +175,8 @@ class Card(Fact):
     order_dependent: bool = Field(
         False, description="Whether the order of the support examples matters to the answer."
     )
-    training: Training
+    training: Training | None = Field(None, description="Null where nothing was trained here.")
+    pretrained: Pretraining | None = None
     accuracy: tuple[Accuracy, ...] = ()
     license: str
     files: dict[FileName, FileFact]

@@ -31,6 +31,8 @@ class Learner(nn.Module):
 
     #: Whether `encode` does any work, and hence whether an encode graph is exported.
     encodes: ClassVar[bool] = True
+    #: Whether an image is one vector `[M, D]` to `adapt` and `predict`, of any encoder.
+    takes_vectors: ClassVar[bool] = False
     #: Whether the order of the support examples matters to the answer.
     order_dependent: ClassVar[bool] = False
     #: Whether a query's answer depends on the others asked with it. Such queries are never padded,

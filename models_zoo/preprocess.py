@@ -10,6 +10,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from models_zoo.cards import InputSpec
 
+_LONGEST = 8
+
 
 def flatten(image: Image.Image) -> Image.Image:
     """Any decoded Pillow image -> mode "L" or "RGB": upright, 8 bits, opaque on white."""
@@ -39,6 +41,25 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8))
 
 
+def cut_middle(
+    image: Image.Image, size: tuple[int, int], shorter: int, resample: Image.Resampling
+) -> Image.Image:
+    """Bring the shorter side to `shorter` pixels and cut `size` out of the middle.
+
+    Rounds as torchvision's presets do, so that pretrained weights see the very pixels that they
+    were tested with. Of an image longer than `_LONGEST` times its breadth only the middle is
+    scaled, for the rest would be cut off and its size has no bound.
+    """
+    breadth = min(image.size)
+    if max(image.size) > _LONGEST * breadth:
+        longest = _LONGEST * breadth
+        image = ImageOps.fit(image, (min(image.width, longest), min(image.height, longest)))
+    width, height = (int(shorter * side / breadth) for side in image.size)
+    image = image.resize((width, height), resample)
+    left, upper = round((width - size[0]) / 2), round((height - size[1]) / 2)
+    return image.crop((left, upper, left + size[0], upper + size[1]))
+
+
 def to_pixels(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     """A decoded image -> uint8 `[C, H, W]` as `spec` asks. Divide by 255 for the model's [0, 1]."""
     return flat_to_pixels(flatten(image), spec)
@@ -49,14 +70,16 @@ def flat_to_pixels(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     mode = "L" if spec.channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    size = (spec.width, spec.height)
-    if image.size != size:
+    size, resample = (spec.width, spec.height), Image.Resampling[spec.resample.upper()]
+    if spec.resize is not None:
+        image = cut_middle(image, size, spec.resize, resample)
+    elif image.size != size:
         if spec.fit == "crop":
-            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+            image = ImageOps.fit(image, size, resample)
         elif spec.fit == "pad":
-            image = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color="white")
+            image = ImageOps.pad(image, size, resample, color="white")
         else:
-            image = image.resize(size, Image.Resampling.BILINEAR)
+            image = image.resize(size, resample)
     pixels = np.asarray(image, dtype=np.uint8)
     if spec.invert:
         pixels = 255 - pixels

@@ -6,6 +6,9 @@ from importlib import import_module
 
 from models_zoo.learner import Learner
 
+#: What a backbone that is not ours begins with: its images become vectors of a fixed encoder.
+PRETRAINED = "torchvision/"
+
 _WHERE = {
     "prototypical": "models_zoo.metric.prototypical:PrototypicalNetwork",
     "matching": "models_zoo.metric.matching:MatchingNetwork",
@@ -47,5 +50,15 @@ def learner_class(name: str) -> type[Learner]:
 
 
 def build(name: str, config: dict[str, object]) -> Learner:
-    """A fresh learner from its name and its keyword arguments (a card's or a recipe's `config`)."""
+    """A fresh learner from its name and its keyword arguments (a card's or a recipe's `config`).
+
+    Raises `ValueError` where they do not go together.
+    """
+    backbone = config.get("backbone")
+    if isinstance(backbone, str) and backbone.startswith(PRETRAINED):
+        from models_zoo.backbones.pretrained import Pretrained
+        from models_zoo.patches import PatchAttention
+
+        rest = {key: value for key, value in config.items() if key != "backbone"}
+        return PatchAttention(learner_class(name)(**rest), Pretrained.of(backbone))
     return learner_class(name)(**config)

@@ -72,7 +72,7 @@ def place(
     top = max(float(weights.max()), _CONTRAST * float(weights.mean()))
     grid = Image.fromarray((weights / (top or 1.0)).astype(np.float32))
     ratio = (size[0] / spec.width) / (size[1] / spec.height)  # > 1: wider than the model's input
-    if spec.fit == "stretch" or ratio == 1:
+    if spec.fit == "stretch" or (ratio == 1 and spec.resize is None):
         return _scale(grid, shown, (0.0, 0.0, float(grid.width), float(grid.height)))
     across, down = (1.0, 1 / ratio) if ratio > 1 else (ratio, 1.0)
     if spec.fit == "pad":
@@ -80,7 +80,11 @@ def place(
         left, upper = (grid.width - width) / 2, (grid.height - height) / 2
         return _scale(grid, shown, (left, upper, left + width, upper + height))
     # The share of the image that a crop keeps is what a pad would leave empty, the other way round.
-    inner = max(1, round(shown[0] * down)), max(1, round(shown[1] * across))
+    kept = down, across
+    if spec.resize is not None:
+        scale = spec.resize / min(size)
+        kept = spec.width / (scale * size[0]), spec.height / (scale * size[1])
+    inner = max(1, round(shown[0] * kept[0])), max(1, round(shown[1] * kept[1]))
     placed = np.zeros((shown[1], shown[0]))
     left, upper = (shown[0] - inner[0]) // 2, (shown[1] - inner[1]) // 2
     box = (0.0, 0.0, float(grid.width), float(grid.height))

@@ -92,7 +92,7 @@ def describe_input(spec: InputSpec) -> dict[str, object]:
         "color": "grey" if spec.channels == 1 else "RGB",
         "orientation": "upright, by EXIF",
         "transparency": "on white",
-        "resampling": "bilinear",
+        "resampling": spec.resample,
         **spec.model_dump(mode="json"),
     }
 

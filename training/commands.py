@@ -138,6 +138,10 @@ def evaluate_entry(
         card = find_card(model, root)
         if way > card.limits.max_way:
             raise ZooError(f"{model} takes at most {card.limits.max_way} classes, not {way}")
+        if card.training is None:
+            raise ZooError(
+                f"{model} was not trained here, so that no classes are known to be new to it"
+            )
         if runtime == "onnx" and device == "cuda":
             raise RecipeError("--runtime onnx evaluates on the CPU; use --runtime torch for CUDA")
         if presentation is not None and runtime == "onnx":

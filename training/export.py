@@ -65,7 +65,6 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
     difference = compare(learner, shape, graphs)
     answer = example_answer(learner, shape)
 
-    root.mkdir(parents=True, exist_ok=True)
     files = {WEIGHTS: weights, **graphs}
     family = registry.family(recipe.learner)
     card = Card(
@@ -99,6 +98,15 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         license="MIT",
         files={name: describe(data) for name, data in files.items()},
     )
+    write_entry(card, files, root)
+    report = {"card": recipe.id, **asdict(difference)}
+    checkpoint.write_atomically(run / "parity.json", json.dumps(report, indent=2).encode())
+    return card, difference
+
+
+def write_entry(card: Card, files: dict[str, bytes], root: Path) -> None:
+    """Put an entry into `root`, in place of one of the same id."""
+    root.mkdir(parents=True, exist_ok=True)
     # Drafted under another root, so that a reader finds the old entry or the new one.
     with tempfile.TemporaryDirectory(dir=root, prefix=".export-") as drafts:
         draft, entry = Path(drafts) / card.id, root / card.id
@@ -109,9 +117,6 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         if entry.exists():
             entry.replace(Path(drafts) / "replaced")
         draft.replace(entry)
-    report = {"card": recipe.id, **asdict(difference)}
-    checkpoint.write_atomically(run / "parity.json", json.dumps(report, indent=2).encode())
-    return card, difference
 
 
 def name_of(recipe: Recipe) -> str:

@@ -45,6 +45,8 @@ class ALPaCA(Learner):
     noise       where the noise variance s^2 starts
     """
 
+    takes_vectors = True
+
     def __init__(
         self,
         channels: int = 3,

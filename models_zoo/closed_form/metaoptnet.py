@@ -33,6 +33,8 @@ class MetaOptNet(Learner):
     scale            where the learned scale of the scores starts
     """
 
+    takes_vectors = True
+
     def __init__(
         self,
         channels: int = 3,

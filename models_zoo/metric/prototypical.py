@@ -24,6 +24,8 @@ class PrototypicalNetwork(Learner):
     divergence); "cosine" = cosine similarity times `scale`.
     """
 
+    takes_vectors = True
+
     def __init__(
         self,
         channels: int = 3,

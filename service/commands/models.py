@@ -62,11 +62,18 @@ def show_model(entry: str, zoo: Path | None, as_json: bool) -> None:
             "Images": _input(card),
             "Limits": f"{limits.max_way} classes, {limits.max_shot} images each, "
             f"{limits.max_support} in all, {limits.max_query} queries",
-            "Trained on": f"{training.dataset} ({training.split}), {training.steps} steps, "
-            f"{training.minutes:g} min on {training.hardware}",
             "Transductive": "yes" if card.transductive else "no",
             "Licence": card.license,
         }
+        if training is not None:
+            facts["Trained on"] = (
+                f"{training.dataset} ({training.split}), {training.steps} steps, "
+                f"{training.minutes:g} min on {training.hardware}"
+            )
+        if card.pretrained is not None:
+            facts["Weights"] = f"{card.pretrained.weights}, from {card.pretrained.source}"
+        if not card.accuracy:
+            facts["Accuracy"] = "not measured"
         if card.adaptation is not None:
             spec = card.adaptation
             facts["Adaptation"] = (

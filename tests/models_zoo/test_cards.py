@@ -131,6 +131,14 @@ def test_a_file_that_is_missing_a_folder_or_unlisted_is_refused(tmp_path: Path) 
         ({"title": None}, "title"),
         ({"family": "magic"}, "family"),
         ({"input": {"channels": 2, "height": 16, "width": 16, "fit": "pad"}}, r"input\.channels"),
+        (
+            {"input": {"channels": 3, "height": 64, "width": 64, "fit": "crop", "resize": 60}},
+            "no shorter than height and width",
+        ),
+        (
+            {"input": {"channels": 3, "height": 64, "width": 64, "fit": "pad", "resize": 80}},
+            "resize goes with crop",
+        ),
         ({"input": {"channels": 1, "height": 10**6, "width": 16, "fit": "pad"}}, r"input\.height"),
         ({"files": {"../../etc/passwd": {"sha256": "0" * 64, "bytes": 1}}}, "files"),
         ({"files": {"a/b.onnx": {"sha256": "0" * 64, "bytes": 1}}}, "files"),

@@ -66,6 +66,18 @@ def test_the_input_need_not_be_square() -> None:
     assert centre(same) == pytest.approx((1.5 / 8, 1.5 / 8), abs=0.02)
 
 
+def test_a_crop_after_resizing_covers_less() -> None:
+    # The shorter side becomes 40 pixels, of which the model saw the middle 32: four fifths.
+    resized = InputSpec(channels=3, height=32, width=32, fit="crop", resize=40)
+    even = np.ones((8, 8), np.float32)
+    heat = place(even, (200, 100), (200, 100), resized)
+    assert (heat[10:90, 60:140] > 0.3).all()
+    assert heat.sum() == pytest.approx(heat[10:90, 60:140].sum())
+    square = place(even, (100, 100), (50, 50), resized)
+    assert (square[5:45, 5:45] > 0.3).all()
+    assert square.sum() == pytest.approx(square[5:45, 5:45].sum())
+
+
 def test_no_weight_leaves_the_picture_as_it_is() -> None:
     image = Image.effect_noise((120, 90), 60).convert("RGB")
     for weights in (np.zeros((4, 4)), np.full((4, 4), np.nan)):

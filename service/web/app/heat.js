@@ -35,6 +35,11 @@ export function paint(canvas, image, map, input, side) {
  */
 export function seen(image, input) {
   const ratio = (image.width / input.width) / (image.height / input.height);
+  if (input.resize) { // the shorter side is brought to it before the middle is cut out
+    const scale = input.resize / Math.min(image.width, image.height);
+    const width = input.width / (image.width * scale), height = input.height / (image.height * scale);
+    return [(1 - width) / 2, (1 - height) / 2, width, height];
+  }
   if (input.fit === "stretch" || ratio === 1) return [0, 0, 1, 1];
   const fullWidth = (ratio > 1) === (input.fit === "pad");
   const share = fullWidth ? ratio : 1 / ratio;
