@@ -1,35 +1,46 @@
 """MetaOptNet (Lee, Maji, Ravichandran and Soatto 2019; seed 002): a convex classifier on top.
 
 The base learner A is a linear classifier trained to its optimum on the support features, so that
-its solution has a derivative; the features are learned to suit it. Ridge regression (Bertinetto et
-al. 2019, as in Lee et al.'s Table 2): with features X [N, D], one-hot labels Y [N, way],
+its solution has a derivative; the features are learned to suit it. With features X [N, D] and
+one-hot labels Y [N, way] both base learners give W = X^T alpha, and
 
-    W* = argmin_W |X W - Y|^2 + lambda |W|^2 = X^T alpha,   alpha = (X X^T + lambda I)^-1 Y
     p(y = k | x) = softmax_k(scale w_k . f(x)),         w_k . f(x) = sum_i alpha_ik f(x_i) . f(x)
 
-Classes do not meet in the regression, and a padded example has no features and no label, so that
-neither an absent class nor padding changes anything. The scale is learned (the paper's gamma, Eq.
-12), through its logarithm, so that it stays positive.
+where the scale is learned (gamma of Eq. 12), through its logarithm, so that it stays positive.
+
+"ridge": regression (Bertinetto et al. 2019), W = argmin |X W - Y|^2 + lambda |W|^2, so that
+alpha = (X X^T + lambda I)^-1 Y.
+
+"svm": Crammer and Singer's (Eq. 7 to 11), the authors' best; alpha is its dual's solution
+(`crammer_singer`, in a fixed number of steps). As in the authors' code, the identity is added to
+X X^T: it makes the solution unique, and is the same as a feature of its own for every example.
+
+Padded examples and absent classes get no alpha and change nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from models_zoo.backbones import build_backbone
+from models_zoo.closed_form.crammer_singer import solve_svm
 from models_zoo.closed_form.kernel import example_weights, solve
 from models_zoo.episode import Prediction, Support, TaskState, mask_absent
 from models_zoo.learner import Learner
 
 
 class MetaOptNet(Learner):
-    """Ridge regression as the base learner.
+    """A linear classifier, trained to its optimum on each support set.
 
+    head             the base learner: "ridge" or "svm"
     regularization   lambda of the ridge (the authors' code: 50)
+    cost             C of the SVM (the authors' code: 0.1)
+    steps            of the SVM's solver
     scale            where the learned scale of the scores starts
     """
 
@@ -40,12 +51,16 @@ class MetaOptNet(Learner):
         channels: int = 3,
         backbone: str = "conv4-64",
         pools: Sequence[bool] | None = None,
+        head: Literal["ridge", "svm"] = "ridge",
         regularization: float = 50.0,
+        cost: float = 0.1,
+        steps: int = 20,
         scale: float = 10.0,
     ) -> None:
         super().__init__()
         self.backbone = build_backbone(backbone, channels, pools)
-        self.regularization = regularization
+        self.head, self.regularization = head, regularization
+        self.cost, self.steps = cost, steps
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.attention_layers = 1
 
@@ -61,10 +76,15 @@ class MetaOptNet(Learner):
         """
         x = support.x * support.mask.unsqueeze(-1)
         gram = x @ x.transpose(1, 2)
-        ridge = self.regularization * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        labels, mask, present = support.one_hot(), support.mask, support.class_mask
+        if self.head == "svm":
+            alpha = solve_svm(gram + identity, labels, mask, present, self.cost, self.steps)
+        else:
+            alpha = solve(gram + self.regularization * identity, labels)
         return {
             "features": x,
-            "alpha": solve(gram + ridge, support.one_hot()),
+            "alpha": alpha,
             "mask": support.mask,
             "class_mask": support.class_mask,
         }

@@ -158,6 +158,7 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
             "precision": 2.0,
         },
     ),
+    "metaoptnet-svm": ("metaoptnet", {"channels": 2, "backbone": "conv4-8", "head": "svm"}),
     "metaoptnet-ridge": (
         "metaoptnet",
         {"channels": 2, "backbone": "conv4-8", "regularization": 2.0},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -52,10 +53,38 @@ def test_ridge_alpha_is_stationary() -> None:
         assert gradient.abs().max() < 1e-9
 
 
-def test_scores_have_the_right_derivatives_through_the_optimum() -> None:
+def test_the_svm_s_scores_are_those_of_the_problem_it_is_said_to_solve() -> None:
+    """The primal, minimised by subgradients from the solution: nothing nearby is better."""
+    learner = MetaOptNet(backbone="conv4-8", head="svm", cost=0.4, steps=2000, scale=3.0).double()
+    with torch.no_grad():
+        state = learner.adapt(SUPPORT)
+        logits = learner.predict(state, QUERY).logits
+    generator = torch.Generator().manual_seed(0)
+    for task in range(5):
+        x, y = task_of(SUPPORT, task)
+        present = SUPPORT.class_mask[task]
+        y = y[:, present]
+        own = torch.cat([x, torch.eye(len(x)).double()], dim=1)  # the identity that is added
+
+        def primal(weights: Tensor, own: Tensor = own, y: Tensor = y) -> Tensor:
+            scores = own @ weights
+            hinge = (1 - y + scores - (scores * y).sum(-1, keepdim=True)).max(-1).values
+            return 0.5 * weights.square().sum() + 0.4 * hinge.sum()
+
+        weights = own.T @ state["alpha"][task, SUPPORT.mask[task]][:, present]
+        for size in (1e-4, 1e-2, 1.0):
+            for _ in range(20):
+                step = torch.randn(weights.shape, generator=generator, dtype=torch.float64)
+                assert primal(weights + size * step) > primal(weights) - 1e-9
+        expected = 3.0 * QUERY[task] @ weights[:6]
+        assert torch.allclose(logits[task][:, present], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("head", ["ridge", "svm"])
+def test_scores_have_the_right_derivatives_through_the_optimum(head: str) -> None:
     """By finite differences, of the support's and the queries' features."""
     support = support_of([(0, 1, 2, 1), (1, 0, None, None)], 3, way=3)
-    learner = ridge().requires_grad_(False)
+    learner = MetaOptNet(backbone="conv4-8", head=head).double().requires_grad_(False)  # type: ignore[arg-type]
 
     def scores(x: Tensor, query: Tensor) -> Tensor:
         return learner.predict(learner.adapt(support.with_x(x)), query).logits

@@ -105,7 +105,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "length": 6,
     },
     "alpaca": {"channels": 1, "backbone": "conv4-8", "dim": 8, "precision": 5.0},
-    "metaoptnet": {"channels": 1, "backbone": "conv4-8", "regularization": 5.0},
+    "metaoptnet": {"channels": 1, "backbone": "conv4-8", "head": "svm"},
 }
 OBJECTIVES = {
     "stanet": "semantic",
