@@ -41,7 +41,8 @@ class ReptileLoss(Objective):
             [(start[name] - phi).square().sum() for name, phi in adapted.items()]
         ).sum()
         with torch.no_grad():
-            state = learner.finish(adapted, Task.of(support), support.labels.new_tensor(self.steps))
+            steps = support.labels.new_tensor(self.steps)
+            state = learner.finish(adapted, Task.of(batches[-1]), steps)
             logits = learner.predict(state, episode.query).logits
         return distance / 2 / len(order), {"accuracy": accuracy(logits, episode.targets)}
 
