@@ -5,22 +5,26 @@ Networks" (ICML 2016); seed 002. Images come one after another, the label of eac
 that it has to be kept in memory. At time t an LSTM controller sees (x_t, y_{t-1}) and what was
 read at t - 1; each head reads and writes (equation numbers of the paper's section 3.2):
 
-    w^r_t  = softmax(beta_t cos(k_t, M_{t-1}(i))),  r_t = sum w^r_t(i) M_{t-1}(i)        (2 to 4)
-    w^u_t  = gamma w^u_{t-1} + w^r_t + w^w_t                                             (5)
-    w^lu_t = the least used slots by w^u_t                                               (6)
     w^w_t  = sigma(alpha_t) w^r_{t-1} + (1 - sigma(alpha_t)) w^lu_{t-1}                  (7)
     M_t(i) = M_{t-1}(i) + w^w_t(i) a_t, the least used slot having been erased           (8)
+    w^r_t  = softmax(beta_t cos(k_t, M_t(i))),  r_t = sum w^r_t(i) M_t(i)                (2 to 4)
+    w^u_t  = gamma w^u_{t-1} + w^r_t + w^w_t                                             (5)
+    w^lu_t = the least used slots by w^u_t                                               (6)
 
 and answers from h_t and r_t. `adapt` runs the support set; `predict` shows each query as the next
 image, on a state of its own. The order of the examples matters.
 
+What is written at t is made of (h_{t-1}, y_{t-1}), the image before and its label, which has come
+by then. A query finds it written, so that a step here is: see x_t, read, answer, be told y_t, and
+write what is time t + 1's.
+
 Choices where the paper is silent or differs: images go through Conv4 first; the read has the key
-strength beta and the write the add vector a apart from the key, both of the seed's NTM; a step
-reads before it writes, lest it find what it has just written; a_t sees h_{t-1} and y_{t-1} beside
-h_t, so that an image and its label are bound when the label comes, and need not pass through the
-LSTM for it; keys and what is added start from one projection of h, so that the first read is a
-similarity; head h has the h-th least used slot; nothing has been read at first, and slots are first
-used in their order; padding is no step at all.
+strength beta and the write the add vector a apart from the key, both of the seed's NTM; head h has
+the h-th least used slot; nothing has been read at first, and slots are first used in their order;
+padding is no step at all. At the start keys and what is added are one projection of h, beta is 10,
+the LSTM forgets, and writes go to the least used slots, so that the first reads find the images
+that are alike: else training stayed, for as long as was tried, at guessing the labels that had not
+come yet.
 """
 
 from __future__ import annotations
@@ -34,9 +38,13 @@ from models_zoo.episode import Prediction, Support, TaskState, columns, mask_abs
 from models_zoo.learner import Learner
 from models_zoo.model_based import ntm
 
+#: Where beta starts.
+STRENGTH = 10.0
+
 #: What a run carries from step to step: memory [B, M, W], hidden and cell [B, C], reads [B, H W],
-#: focus [B, H, M] (w^r), usage [B, M] (w^u), label [B, max_way] (y_{t-1}, one-hot), and
-#: origin [B, M, N], how much of each example was written to each slot since its last erasure.
+#: usage [B, M] (gamma w^u + w^w, to which the next reads come), label [B, max_way] (y_{t-1},
+#: one-hot), and origin [B, M, N], how much of each example was written to each slot since it was
+#: last erased.
 Carry = dict[str, Tensor]
 
 
@@ -69,11 +77,14 @@ class MANN(Learner):
         self.trunk = Conv4(channels, hidden)
         features = hidden * (image_size // self.trunk.reduction) ** 2
         self.gates = nn.Linear(features + max_way + heads * width + controller, 4 * controller)
-        self.key = nn.Linear(controller, heads * width)
+        self.key = nn.Linear(controller, heads * width, bias=False)
+        self.add = nn.Linear(controller + max_way, heads * width, bias=False)
         self.scalars = nn.Linear(controller, 2 * heads)  # of beta and alpha
-        self.add = nn.Linear(2 * controller + max_way, heads * width)
         with torch.no_grad():
-            self.add.weight[:, controller : 2 * controller].copy_(self.key.weight)
+            self.add.weight[:, :controller].copy_(self.key.weight)
+            self.scalars.bias[:heads] = STRENGTH - 1
+            self.scalars.bias[heads:] -= 3
+            self.gates.bias[controller : 2 * controller] -= 2
         self.output = nn.Linear(controller + heads * width, max_way)
         self.controller, self.slots, self.width = controller, slots, width
         self.heads, self.decay, self.max_way = heads, decay, max_way
@@ -86,7 +97,7 @@ class MANN(Learner):
         return features
 
     def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
-        """The state after the support examples: `Carry` without usage and focus, and masks.
+        """The state after the support examples: `Carry` without usage, and masks.
 
         Raises `ValueError` for more classes than `max_way`.
         """
@@ -147,7 +158,6 @@ class MANN(Learner):
             "hidden": zeros(tasks, self.controller),
             "cell": zeros(tasks, self.controller),
             "reads": zeros(tasks, self.heads * self.width),
-            "focus": zeros(tasks, self.heads, self.slots),
             "usage": (1e-6 * order).expand(tasks, -1).clone(),
             "label": zeros(tasks, self.max_way or 0),
             "origin": zeros(tasks, self.slots, examples),
@@ -160,32 +170,31 @@ class MANN(Learner):
 
         Returns the carry, and h_t `[B, 1, C]` and r_t `[B, 1, H W]` for the answer.
         """
-        memory, usage = carry["memory"], carry["usage"]
+        memory = carry["memory"]
         hidden, cell = self._control(carry, x.unsqueeze(1))
         keys, strength, gate = (part.squeeze(1) for part in self._interface(hidden))
-        bound = torch.cat([hidden.squeeze(1), carry["hidden"], carry["label"]], dim=-1)
-        vectors = self.add(bound).tanh().unflatten(-1, (self.heads, -1))
-        focus = ntm.address(memory, keys, strength)
-        reads = ntm.read(memory, focus).flatten(1)
+        focus = ntm.address(memory, keys, strength)  # Eq. 2 and 3
+        reads = ntm.read(memory, focus).flatten(1)  # Eq. 4
+        usage = carry["usage"] + focus.detach().sum(1)  # Eq. 5
 
+        # The label is told: from here on, it is the next time step's write.
         least = usage.topk(self.heads, largest=False).indices  # Eq. 6, the least used first
         slots = torch.arange(self.slots, device=x.device)
         lru = (least.unsqueeze(-1) == slots).to(x.dtype)  # [B, H, M]
         gate = gate.unsqueeze(-1)
-        write = gate * carry["focus"] + (1 - gate) * lru  # Eq. 7
+        write = gate * focus + (1 - gate) * lru  # Eq. 7
+        vectors = self.add(torch.cat([hidden.squeeze(1), label], dim=-1)).tanh()
         first = lru[:, :1]
         memory = ntm.erase(memory, first, memory.new_ones(1, 1, self.width))
-        memory = ntm.add(memory, write, vectors)  # Eq. 8
+        memory = ntm.add(memory, write, vectors.unflatten(-1, (self.heads, -1)))  # Eq. 8
         written = write.detach().sum(1)
-        usage = self.decay * usage + focus.detach().sum(1) + written  # Eq. 5
         origin = carry["origin"] * (1 - first.mT) + written.unsqueeze(-1) * place
         new = {
             "memory": memory,
             "hidden": hidden.squeeze(1),
             "cell": cell.squeeze(1),
             "reads": reads,
-            "focus": focus,
-            "usage": usage,
+            "usage": self.decay * usage + written,
             "label": label,
             "origin": origin,
         }

@@ -23,7 +23,6 @@ class Naive:
     learner: MANN
     memory: list[Tensor] = field(default_factory=list)
     usage: list[float] = field(default_factory=list)
-    focus: list[Tensor] = field(default_factory=list)
     written: list[dict[int, float]] = field(default_factory=list)
     seen: int = 0
 
@@ -35,7 +34,6 @@ class Naive:
         self.label = torch.zeros(own.max_way or 0).double()
         self.memory = [torch.full((own.width,), 1e-6).double() for _ in range(own.slots)]
         self.usage = [0.0] * own.slots
-        self.focus = [torch.zeros(own.slots).double() for _ in range(own.heads)]
         self.written = [{} for _ in range(own.slots)]
 
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -44,39 +42,39 @@ class Naive:
         i, f, g, o = (own.gates.weight @ inputs + own.gates.bias).chunk(4)
         c = torch.sigmoid(f) * self.c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
-        bound = torch.cat([h, self.h, self.label])
-        keys = torch.tanh(own.key.weight @ h + own.key.bias).chunk(own.heads)
-        adds = torch.tanh(own.add.weight @ bound + own.add.bias).chunk(own.heads)
+        keys = torch.tanh(own.key.weight @ h).chunk(own.heads)
         strengths, gates = (own.scalars.weight @ h + own.scalars.bias).chunk(2)
-        focus, reads, writes = [], [], []
-        for key, add, strength, gate in zip(keys, adds, strengths, gates, strict=True):
+        focus, reads = [], []
+        for key, strength in zip(keys, strengths, strict=True):
             beta = 1 + torch.log(1 + torch.exp(strength))
             cosines = torch.stack([F.cosine_similarity(key, m, dim=0) for m in self.memory])
             focus.append((beta * cosines).softmax(0))
             reads.append(sum(w * m for w, m in zip(focus[-1], self.memory, strict=True)))
-            writes.append((torch.sigmoid(gate), add))
         logits = own.output.weight @ torch.cat([h, *reads]) + own.output.bias
-        return logits, h, c, focus, reads, writes
+        return logits, h, c, focus, reads, torch.sigmoid(gates)
 
     def show(self, x: Tensor, label: int) -> Tensor:
+        """Steps of the paper's time: what is written at t + 1, of x_t and y_t, is written here."""
         own = self.learner
-        logits, h, c, focus, reads, writes = self.look(x)
+        logits, h, c, focus, reads, gates = self.look(x)
+        told = F.one_hot(torch.tensor(label), own.max_way or 0).double()
+        adds = torch.tanh(own.add.weight @ torch.cat([h, told])).chunk(own.heads)
+        for i in range(own.slots):  # w^u_t; the writes of time t are in it already
+            self.usage[i] += float(sum(w[i] for w in focus))
         least = sorted(range(own.slots), key=lambda i: (self.usage[i], i))[: own.heads]
         weights = []
-        for number, (gate, _) in enumerate(writes):
+        for number, gate in enumerate(gates):
             lru = F.one_hot(torch.tensor(least[number]), own.slots).double()
-            weights.append(gate * self.focus[number] + (1 - gate) * lru)
+            weights.append(gate * focus[number] + (1 - gate) * lru)
         self.memory[least[0]] = torch.zeros(own.width).double()
         self.written[least[0]] = {}
         for i in range(own.slots):
-            for w, (_, add) in zip(weights, writes, strict=True):
+            for w, add in zip(weights, adds, strict=True):
                 self.memory[i] = self.memory[i] + w[i] * add
             amount = float(sum(w[i] for w in weights))
             self.written[i][self.seen] = amount
-            read = float(sum(w[i] for w in focus))
-            self.usage[i] = own.decay * self.usage[i] + read + amount
-        self.h, self.c, self.focus, self.reads = h, c, focus, torch.stack(reads)
-        self.label = F.one_hot(torch.tensor(label), own.max_way or 0).double()
+            self.usage[i] = own.decay * self.usage[i] + amount
+        self.h, self.c, self.reads, self.label = h, c, torch.stack(reads), told
         self.seen += 1
         return logits
 
