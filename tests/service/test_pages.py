@@ -125,6 +125,7 @@ def test_the_example_answer_has_the_shape_of_a_real_one(client: TestClient) -> N
         return [shape(value[0])] if isinstance(value, list) else type(value).__name__
 
     assert real.pop("support_set_ref") is None  # FastAPI leaves nulls out of examples
+    del real["predictions"][0]["uncertainty"]  # which the example's model does not give
     assert shape(example) == shape(real)
 
 
