@@ -21,6 +21,7 @@ _EXAMPLE: dict[str, JsonValue] = {
                 {"label": "hook", "probability": 0.04},
                 {"label": "loop", "probability": 0.02},
             ],
+            "uncertainty": None,
             "attention": {
                 "task": [
                     [

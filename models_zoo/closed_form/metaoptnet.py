@@ -6,12 +6,12 @@ one-hot labels Y [N, way] both base learners give W = X^T alpha, and
 
     p(y = k | x) = softmax_k(scale w_k . f(x)),         w_k . f(x) = sum_i alpha_ik f(x_i) . f(x)
 
-where the scale is learned (gamma of Eq. 12), through its logarithm, so that it stays positive.
+where the scale is learned (the paper's gamma), through its logarithm, so that it stays positive.
 
 "ridge": regression (Bertinetto et al. 2019), W = argmin |X W - Y|^2 + lambda |W|^2, so that
 alpha = (X X^T + lambda I)^-1 Y.
 
-"svm": Crammer and Singer's (Eq. 7 to 11), the authors' best; alpha is its dual's solution
+"svm": Crammer and Singer's, the authors' best; alpha is its dual's solution
 (`crammer_singer`, in a fixed number of steps). As in the authors' code, the identity is added to
 X X^T: it makes the solution unique, and is the same as a feature of its own for every example.
 
@@ -54,7 +54,7 @@ class MetaOptNet(Learner):
         head: Literal["ridge", "svm"] = "ridge",
         regularization: float = 50.0,
         cost: float = 0.1,
-        steps: int = 20,
+        steps: int = 50,
         scale: float = 10.0,
     ) -> None:
         super().__init__()

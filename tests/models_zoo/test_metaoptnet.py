@@ -84,7 +84,8 @@ def test_the_svm_s_scores_are_those_of_the_problem_it_is_said_to_solve() -> None
 def test_scores_have_the_right_derivatives_through_the_optimum(head: str) -> None:
     """By finite differences, of the support's and the queries' features."""
     support = support_of([(0, 1, 2, 1), (1, 0, None, None)], 3, way=3)
-    learner = MetaOptNet(backbone="conv4-8", head=head).double().requires_grad_(False)  # type: ignore[arg-type]
+    learner = MetaOptNet(backbone="conv4-8", head=head, steps=200).double()  # type: ignore[arg-type]
+    learner.requires_grad_(False)
 
     def scores(x: Tensor, query: Tensor) -> Tensor:
         return learner.predict(learner.adapt(support.with_x(x)), query).logits

@@ -17,8 +17,13 @@ from fewshot import app
 from models_zoo.backbones.pretrained import blank, find
 from models_zoo.cards import load_card
 from models_zoo.episode import Support
+from models_zoo.learner import InputShape
+from models_zoo.metric.prototypical import PrototypicalNetwork
+from models_zoo.patches import PatchAttention
 from models_zoo.weights import load_learner
-from training.parity import OnnxLearner
+from tests.models_zoo.networks import made
+from training.graphs import to_onnx
+from training.parity import OnnxLearner, compare
 
 NETWORK = "shufflenet_v2_x0_5"  # 1.4 million weights
 run = CliRunner().invoke
@@ -88,6 +93,14 @@ def test_the_entry_answers_in_both_runtimes_as_the_weights_of_the_file(zoo: Path
     expected = network((query[0] - mean) / std)
     cosine = torch.nn.functional.cosine_similarity(learner.encode(query[0])[:, 0], expected)
     assert torch.allclose(cosine, torch.ones(2), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["convnext", "vit", "swin"])
+def test_transformers_and_their_like_export_too(kind: str) -> None:
+    _, encoder, images = made(kind)
+    learner = PatchAttention(PrototypicalNetwork(backbone="conv4-8"), encoder).eval()
+    shape = InputShape(*images.shape[1:])
+    assert compare(learner, shape, to_onnx(learner, shape)).largest < 1e-4
 
 
 def test_it_classifies_from_files(zoo: Path, tmp_path: Path) -> None:
