@@ -7,12 +7,10 @@ import re
 import time
 import uuid
 from collections.abc import MutableMapping
-from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI
-from h11 import LocalProtocolError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -50,10 +48,7 @@ class Observe:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)[HEADER] = identity
-            # A body that breaks the protocol while its request is being answered has made the
-            # server answer 400 and close: there is nobody left to tell.
-            with suppress(LocalProtocolError):
-                await send(message)
+            await send(message)
 
         token = request_id.set(identity)
         start = time.perf_counter()

@@ -22,6 +22,7 @@ from service import logs, tracing
 from service.app import create_app
 from service.commands.errors import fail, user_errors
 from service.commands.supervisor import Supervisor
+from service.http import Connection
 from service.memory import share_arenas
 from service.metrics import MULTIPROCESS
 from service.settings import Settings, from_arguments
@@ -58,8 +59,7 @@ def run(arguments: Sequence[str]) -> None:
     config = uvicorn.Config(
         app or application,
         factory=app is None,
-        # httptools, which uvicorn takes where it finds it, reads headers without end.
-        http="h11",
+        http=Connection,
         log_config=logs.configuration(settings),
         log_level=settings.log_level,
         access_log=False,  # `observe` writes the lines

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -183,6 +183,28 @@ def test_a_request_id_cannot_reach_headers_or_logs(server: Server, value: bytes)
         assert re.fullmatch(b"[0-9a-f]{32}", shown)
         assert json.loads(body)["request_id"].encode() == shown
     assert b"Set-Cookie" not in head
+
+
+@pytest.mark.parametrize(
+    ("start", "filler"),
+    [
+        (b"GET /", b"a"),
+        (b"GET / HTTP/1.1\r\nA: ", b"a"),
+        (b"GET / HTTP/1.1\r\n", b"A: b\r\n"),
+        (b"POST /v1/predictions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a"),
+        (b"POST /v1/predictions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n"),
+    ],
+    ids=["address", "header", "headers", "chunk extension", "trailers"],
+)
+def test_what_never_ends_is_cut_off(server: Server, start: bytes, filler: bytes) -> None:
+    piece, sent = filler * (32_768 // len(filler)), 0
+    with connect(server) as connection:
+        connection.sendall(start)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while sent < 64 << 20:
+                connection.sendall(piece)
+                sent += len(piece)
+    assert sent < 32 << 20  # what the sockets hold, and not what a client would send
 
 
 def test_half_requests_and_noise_harm_nothing(server: Server) -> None:
