@@ -26,6 +26,7 @@ from training.data.store import DataError
 from training.evaluate import Score, evaluate
 from training.parity import OnnxLearner, ParityError
 from training.recipe import RecipeError, load_recipe
+from training.tuning import keep_memory
 
 USER_ERROR, INTERRUPTED = 2, 130
 #: Images of one evaluation batch; bounds memory.
@@ -133,6 +134,7 @@ def evaluate_entry(
     as_json: bool,
 ) -> None:
     """Measure an entry's accuracy on its test classes; `record` writes it on the card."""
+    keep_memory()
     with user_errors():
         root = zoo or ENTRIES
         card = find_card(model, root)

@@ -47,6 +47,7 @@ def test_the_shipped_recipes_cover_every_learner_in_the_zoo() -> None:
     [
         ("ta-maml-omniglot", "maml-omniglot"),
         ("ta-metasgd-omniglot", "metasgd-omniglot"),
+        ("ta-metalstmpp-omniglot", "metalstmpp-omniglot"),
         ("taml-omniglot", "maml-omniglot"),
     ],
 )
