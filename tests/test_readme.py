@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.results import pages
 from models_zoo.cards import ENTRIES
 from tests.service.process import serving
 from training.recipe import load_recipe
@@ -31,17 +32,12 @@ def test_every_file_the_readme_names_is_there() -> None:
     assert [name for name in shown if not list(ROOT.glob(name))] == []
 
 
-def test_its_accuracies_are_those_on_the_cards() -> None:
-    printed = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "accuracy.py"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert printed.count("\n") > 5
-    assert printed in README
+@pytest.mark.parametrize("page", ["readme", "zoo", "optimization", "photos"])
+def test_its_tables_and_those_of_the_results_are_what_the_cards_say(page: str) -> None:
+    table = pages()[page]
+    assert table.count("\n") >= 3
+    text = README if page == "readme" else (ROOT / f"docs/results/{page}.md").read_text("utf-8")
+    assert f"\n{table}\n" in text, f"paste what `python -m benchmarks.results {page}` prints"
 
 
 def test_its_curl_commands_answer_what_it_says(tmp_path: Path) -> None:

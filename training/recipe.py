@@ -83,7 +83,9 @@ class ObjectiveConfig(Section):
         0.5, ge=0, description="of the semantic loss, the base classes' loss or the inequality"
     )
     margin: float = Field(4.0, gt=0, description="of the margin loss, in logits")
-    labels: Literal["class", "group"] = "class"
+    labels: Literal["class", "group", "both"] = Field(
+        "class", description="What the semantic loss tells apart: classes, their parents or both"
+    )
     different: float = Field(
         1.0, gt=0, description="Weight of pairs of two classes, those of one weighing 1 together"
     )

@@ -296,15 +296,19 @@ def stanet() -> STANet:
     return STANet(1, 8, "conv4-6", max_way=4, layers=1, key_dim=4, value_dim=4).eval()
 
 
-@pytest.mark.parametrize("labels", ["class", "group"])
+@pytest.mark.parametrize("labels", ["class", "group", "both"])
 def test_the_semantic_loss_is_equations_11_to_13(labels: str) -> None:
     episode = mixed_episode()
     learner, draw = stanet(), sampler()
     config = ObjectiveConfig(name="semantic", weight=0.3, labels=labels)  # type: ignore[arg-type]
     objective = build_objective(config, learner, draw)
     assert isinstance(objective, SemanticLoss)
-    outputs = {"class": 4 * 5, "group": 4 * 3}[labels]
-    assert objective.output.weight.shape == (outputs, 6)
+    parts = {
+        "class": {"class": slice(0, 20)},
+        "group": {"group": slice(0, 12)},
+        "both": {"class": slice(0, 20), "group": slice(20, 32)},
+    }[labels]
+    assert objective.output.weight.shape == (max(part.stop for part in parts.values()), 6)
 
     def group_of(label: int) -> int:
         turn, base = divmod(label, 5)
@@ -322,8 +326,10 @@ def test_the_semantic_loss_is_equations_11_to_13(labels: str) -> None:
                     continue
                 pooled = learner.encode(image[None])[0].mean((1, 2))
                 logits = objective.output.weight @ pooled + objective.output.bias  # Eq. 11
-                target = label if labels == "class" else group_of(label)
-                losses.append(-math.log(float(logits.softmax(0)[target])))
+                losses.append(0.0)
+                for kind, part in parts.items():
+                    target = label if kind == "class" else group_of(label)
+                    losses[-1] -= math.log(float(logits[part].softmax(0)[target]))
         task = float(EpisodeLoss()(learner, episode)[0])
     semantic = sum(losses) / len(losses)  # Eq. 12
     assert len(losses) == 3 * 2 + 2 * 3 + 3 + 2 * (3 + 2 + 3)

@@ -13,12 +13,15 @@ from training.data.sampler import IGNORE, Episode, EpisodeSampler
 from training.objectives import Metrics, Objective
 from training.objectives.episode import accuracy, mean_over_queries, query_losses
 
+SemanticLabels = Literal["class", "group", "both"]
+
 
 class SemanticLoss(Objective):
     """L_task + weight * L_sem; L_sem classifies every image among all training classes.
 
     labels: "class" = the base classes (a rotated class counts as one of its own);
-            "group" = their parents (the seed's choice on Omniglot: alphabets).
+            "group" = their parents (the seed's choice on Omniglot: alphabets);
+            "both"  = the sum of the two.
     """
 
     def __init__(
@@ -26,16 +29,17 @@ class SemanticLoss(Objective):
         learner: Learner,
         sampler: EpisodeSampler,
         weight: float,
-        labels: Literal["class", "group"] = "class",
+        labels: SemanticLabels = "class",
     ) -> None:
         super().__init__()
-        self.weight, self.labels = weight, labels
+        self.weight = weight
         self.group_of = sampler.group_of
-        outputs = sampler.class_count if labels == "class" else sampler.group_count
+        counts = {"class": sampler.class_count, "group": sampler.group_count}
+        self.outputs = counts if labels == "both" else {labels: counts[labels]}
         backbone = learner.get_submodule("backbone")
         channels = backbone.out_channels
         assert isinstance(channels, int)
-        self.output = nn.Linear(channels, outputs)  # W_sem of Eq. 11
+        self.output = nn.Linear(channels, sum(self.outputs.values()))  # W_sem of Eq. 11
 
     def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, Metrics]:
         support_maps = learner.encode_batch(episode.support.x).float()
@@ -45,12 +49,15 @@ class SemanticLoss(Objective):
 
         maps = torch.cat([support_maps.flatten(0, 1), query_maps.flatten(0, 1)])
         classes = torch.cat([episode.support_classes.flatten(), episode.query_classes.flatten()])
-        if self.labels == "group":
-            known = self.group_of[classes.clamp(min=0)]
-            classes = torch.where(classes == IGNORE, classes, known)
+        groups = torch.where(classes == IGNORE, classes, self.group_of[classes.clamp(min=0)])
+        targets = {"class": classes, "group": groups}
         pooled = maps.flatten(2).mean(-1) if maps.ndim > 2 else maps
-        semantic_logits = self.output(pooled).float()
-        semantic = F.cross_entropy(semantic_logits, classes, ignore_index=IGNORE)  # Eq. 12
+        logits_of = self.output(pooled).float().split(list(self.outputs.values()), dim=-1)
+        losses = [  # Eq. 12
+            F.cross_entropy(part, targets[labels], ignore_index=IGNORE)
+            for labels, part in zip(self.outputs, logits_of, strict=True)
+        ]
+        semantic = torch.stack(losses).sum()
         loss = task + self.weight * semantic  # Eq. 13
         return loss, {
             "accuracy": accuracy(logits, episode.targets),
