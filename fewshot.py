@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models = typer.Typer(help="The zoo: list, show, verify and add entries.", no_args_is_help=True)
+models = typer.Typer(help="The zoo: list, show, time, verify, add.", no_args_is_help=True)
 app.add_typer(models, name="models")
 plot = typer.Typer(
     help="Figures of the papers from your own runs, as PNG with the numbers beside it as CSV.",
@@ -369,6 +369,27 @@ def models_add(
     Example: fewshot models add --backbone torchvision/resnet50 --head prototypical --id my-photos
     """
     training("training.pretrained").add(backbone, head.value, name, weights, zoo, replace)
+
+
+@models.command("time")
+def models_time(
+    model: Annotated[str, typer.Argument(help="Id of a model.")],
+    way: Annotated[int, typer.Option(min=2, help="Classes in the task.")] = 5,
+    shot: Annotated[int, typer.Option(min=1, help="Labelled images per class.")] = 1,
+    queries: Annotated[int, typer.Option(min=1, help="Queries per class.")] = 15,
+    zoo: Zoo = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the result on the card.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure how long one task takes here: ONNX Runtime, one CPU thread, medians of each stage.
+
+    Leave the machine to it meanwhile.
+
+    Example: fewshot models time prototypical-omniglot --way 20 --shot 1
+    """
+    from service.commands.timing import time_model
+
+    time_model(model, way=way, shot=shot, queries=queries, zoo=zoo, record=record, as_json=as_json)
 
 
 @models.command("verify")

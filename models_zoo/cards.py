@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -35,6 +36,9 @@ class ZooError(Exception):
 
 class Fact(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+Row = TypeVar("Row", bound=Fact)
 
 
 class Paper(Fact):
@@ -148,6 +152,29 @@ class Accuracy(Fact):
     command: str
 
 
+class Speed(Fact):
+    """How long one task takes, no other beside it: median milliseconds of each stage in ONNX
+    Runtime on one thread of a CPU, without attention.
+
+    Encoded are all its images, support and queries; where an entry has no encoder of its own, the
+    other stages do that work.
+    """
+
+    way: int
+    shot: int
+    queries_per_class: int
+    runs: int = Field(ge=1, description="The medians are of so many.")
+    encode_ms: float = Field(ge=0)
+    adapt_ms: float = Field(ge=0)
+    predict_ms: float = Field(ge=0)
+    hardware: str
+    command: str
+
+    @property
+    def total_ms(self) -> float:
+        return self.encode_ms + self.adapt_ms + self.predict_ms
+
+
 class FileFact(Fact):
     sha256: Sha256
     bytes: int = Field(ge=0, le=MAX_FILE_BYTES)
@@ -178,6 +205,7 @@ class Card(Fact):
     training: Training | None = Field(None, description="Null where nothing was trained here.")
     pretrained: Pretraining | None = None
     accuracy: tuple[Accuracy, ...] = ()
+    speed: tuple[Speed, ...] = ()
     license: str
     files: dict[FileName, FileFact]
 
@@ -265,6 +293,12 @@ def verify(card: Card, root: Path = ENTRIES) -> None:
 def describe(data: bytes) -> FileFact:
     """The fact that a file of these bytes has on a card."""
     return FileFact(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def replaced(rows: Iterable[Row], row: Row, measured: set[str]) -> list[Row]:
+    """`rows` with `row` in place of one that differs from it only in what was `measured`."""
+    protocol = row.model_dump(exclude=measured)
+    return [*(old for old in rows if old.model_dump(exclude=measured) != protocol), row]
 
 
 def write_card(card: Card, root: Path = ENTRIES) -> Path:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from models_zoo.cards import ENTRIES, Accuracy, Card, ZooError, find_card, write_card
+from models_zoo.cards import ENTRIES, Accuracy, Card, ZooError, find_card, replaced, write_card
 from models_zoo.learner import Learner
 from models_zoo.weights import load_learner
 from training.checkpoint import CheckpointError
@@ -204,11 +204,8 @@ def evaluate_entry(
 
 def with_accuracy(card: Card, row: Accuracy) -> Card:
     """The card with this row in place of an older one of the same protocol."""
-    measured = {"mean", "ci95", "command"}
-    protocol = row.model_dump(exclude=measured)
-    kept = [old for old in card.accuracy if old.model_dump(exclude=measured) != protocol]
-    rows = sorted([*kept, row], key=in_order)
-    return card.model_copy(update={"accuracy": tuple(rows)})
+    rows = replaced(card.accuracy, row, {"mean", "ci95", "command"})
+    return card.model_copy(update={"accuracy": tuple(sorted(rows, key=in_order))})
 
 
 def in_order(row: Accuracy) -> tuple[bool, bool, int, int, int]:

@@ -14,6 +14,7 @@ from models_zoo.cards import (
     ENTRIES,
     Accuracy,
     Card,
+    Speed,
     ZooError,
     find_card,
     load_card,
@@ -27,7 +28,7 @@ def list_models(zoo: Path | None, as_json: bool) -> None:
     with user_errors():
         cards = [find_card(name, _root(zoo)) for name in _names(zoo)]
         if as_json:
-            _write_json([card.model_dump(mode="json") for card in cards])
+            write_json([card.model_dump(mode="json") for card in cards])
             return
         table = Table(title=f"{len(cards)} {'model' if len(cards) == 1 else 'models'}")
         # Ids are for copying: they are never cut.
@@ -47,7 +48,7 @@ def show_model(entry: str, zoo: Path | None, as_json: bool) -> None:
     with user_errors():
         card = find_card(entry, _root(zoo))
         if as_json:
-            _write_json(card.model_dump(mode="json"))
+            write_json(card.model_dump(mode="json"))
             return
         table = Table(title=f"{card.id} {card.version}", show_header=False)
         table.add_column(style="bold")
@@ -85,6 +86,9 @@ def show_model(entry: str, zoo: Path | None, as_json: bool) -> None:
         for measured in card.accuracy:
             table.add_row("Accuracy", f"{_accuracy(measured)}, {measured.dataset}")
             table.add_row("", measured.command)
+        for timed in card.speed:
+            table.add_row("Speed", f"{speed_of(timed)}; {timed.hardware}")
+            table.add_row("", timed.command)
         for name, fact in card.files.items():
             table.add_row("File", f"{name}, {fact.bytes:,} bytes, sha256 {fact.sha256[:16]}...")
         Console().print(table)
@@ -104,7 +108,7 @@ def verify_models(entries: list[str], zoo: Path | None, as_json: bool) -> None:
             except ZooError as error:
                 found[entry] = str(error)
         if as_json:
-            _write_json(found)
+            write_json(found)
         else:
             table = Table("Model", "Files")
             for entry, result in found.items():
@@ -138,5 +142,15 @@ def _accuracy(measured: Accuracy) -> str:
     )
 
 
-def _write_json(value: object) -> None:
+def speed_of(row: Speed) -> str:
+    """The times of a card's row in words."""
+    return (
+        f"{row.total_ms:.1f} ms (encode {row.encode_ms:.1f}, adapt {row.adapt_ms:.1f}, predict "
+        f"{row.predict_ms:.1f}; {row.way}-way {row.shot}-shot, {row.queries_per_class} queries "
+        "per class)"
+    )
+
+
+def write_json(value: object) -> None:
+    """To standard output."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")

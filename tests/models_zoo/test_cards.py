@@ -24,6 +24,18 @@ from models_zoo.cards import (
 
 FILES = {"model.safetensors": b"weights " * 9, "adapt.onnx": b"adapt", "predict.onnx": b"predict"}
 
+SPEED = {
+    "way": 5,
+    "shot": 1,
+    "queries_per_class": 15,
+    "runs": 31,
+    "encode_ms": 7.5,
+    "adapt_ms": 0.5,
+    "predict_ms": 1.0,
+    "hardware": "a CPU, 1 thread",
+    "command": "fewshot models time tiny",
+}
+
 
 def content(name: str = "tiny") -> dict[str, Any]:
     return {
@@ -140,6 +152,7 @@ def test_a_file_that_is_missing_a_folder_or_unlisted_is_refused(tmp_path: Path) 
             "resize goes with crop",
         ),
         ({"input": {"channels": 1, "height": 10**6, "width": 16, "fit": "pad"}}, r"input\.height"),
+        ({"speed": [SPEED | {"predict_ms": -1}]}, r"speed\.0\.predict_ms"),
         ({"files": {"../../etc/passwd": {"sha256": "0" * 64, "bytes": 1}}}, "files"),
         ({"files": {"a/b.onnx": {"sha256": "0" * 64, "bytes": 1}}}, "files"),
         ({"files": {"a.onnx": {"sha256": "0" * 63, "bytes": 1}}}, r"files\.a\.onnx\.sha256"),
@@ -191,6 +204,12 @@ def test_entries_are_found_by_id_and_listed_in_order(tmp_path: Path) -> None:
         find_card("a", tmp_path / "nowhere")
     with pytest.raises(ZooError, match=r"no card\.json"):
         load_card(tmp_path / "empty")
+
+
+def test_a_card_may_tell_how_long_a_task_takes(tmp_path: Path) -> None:
+    [row] = load_card(build(tmp_path, speed=[SPEED])).speed
+    assert (row.way, row.total_ms) == (5, 9)
+    assert load_card(build(tmp_path, "silent")).speed == ()
 
 
 def test_a_written_card_is_read_back_the_same(tmp_path: Path) -> None:

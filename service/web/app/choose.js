@@ -2,7 +2,7 @@
 
 import { ask } from "./ask.js";
 import * as address from "./address.js";
-import { $, h, reconcile } from "./dom.js";
+import { $, count, h, reconcile } from "./dom.js";
 import { card, changed, state, subscribe } from "./state.js";
 
 const FAMILIES = {
@@ -108,7 +108,8 @@ function makeEntry(one) {
     h("p", { class: "facts" },
       `Up to ${one.limits.max_way} classes of ${one.limits.max_shot} examples · `
       + `${(one.parameters / 1000).toFixed(0)} thousand weights`),
-    h("p", { class: "speed" }),
+    one.speed.length > 0 && h("p", { class: "speed" }, speed(one.speed[0])),
+    h("p", { class: "last" }),
     h("div", { class: "buttons" },
       h("button", { type: "button", class: "use", onclick: () => choose("model", one.id) }, "Use"),
       h("button", {
@@ -120,6 +121,13 @@ function makeEntry(one) {
 function paper({ title, authors, year, url }) {
   const text = `${authors}: ${title} (${year})`;
   return url ? h("a", { href: url, rel: "noreferrer" }, text) : text;
+}
+
+function speed({ way, shot, queries_per_class: queries, hardware, ...stages }) {
+  const ms = stages.encode_ms + stages.adapt_ms + stages.predict_ms;
+  const task = `${count(way, "class", "classes")} of ${count(shot, "example")} and `
+    + count(way * queries, "query", "queries");
+  return h("span", { title: hardware }, `About ${Number(ms.toPrecision(2))} ms for ${task}`);
 }
 
 function updateEntry(element, one) {
@@ -134,6 +142,6 @@ function updateEntry(element, one) {
   compare.setAttribute("aria-label", `Compare with ${one.title}`);
   compare.disabled = used;
   const ms = state.speed[one.id];
-  element.querySelector(".speed").textContent =
-    ms === undefined ? "" : `Last answer: ${ms.toFixed(1)} ms of computing here`;
+  element.querySelector(".last").textContent =
+    ms === undefined ? "" : `Last answer here: ${ms.toFixed(1)} ms of computing`;
 }
