@@ -15,7 +15,7 @@ from models_zoo import registry
 from models_zoo.episode import Prediction, Support
 from models_zoo.learner import InputShape, Learner
 from tests.models_zoo.making import stir
-from tests.training.making import LEARNERS, SIDE
+from tests.training.making import GRADIENT, LEARNERS, SIDE
 from training.graphs import OPSET, PREDICTED, to_onnx
 from training.parity import OnnxLearner, ParityError, compare
 
@@ -50,7 +50,8 @@ class Exported:
 def exported(request: pytest.FixtureRequest) -> Exported:
     torch.manual_seed(7)
     learner = registry.build(request.param, LEARNERS[request.param]).eval()
-    stir(learner, weights=0.05, means=0.2)
+    # Far from its start, so that classes differ in probability; but long adaptations are chaotic.
+    stir(learner, weights=0.05 if request.param in GRADIENT else 0.2, means=0.2)
     return Exported(request.param, learner, to_onnx(learner, SHAPE))
 
 
@@ -139,22 +140,9 @@ def test_inputs_and_outputs_have_the_contract_s_names(exported: Exported) -> Non
     assert "query" in inputs
     assert set(inputs) <= {"query", *state}
     attention = {
-        "prototypical": ["task_attention"],
-        "mmnet": ["task_attention"],
-        "matching": ["task_attention"],
-        "relation": ["task_attention"],
-        "siamese": ["task_attention"],
-        "gnn": ["task_attention"],
-        "dynamic": ["task_attention"],
-        "activations": ["task_attention"],
         "stanet": ["task_attention", "query_attention", "support_attention"],
-        "mann": ["task_attention"],
-        "metanet": ["task_attention"],
-        "siamese_memory": ["task_attention"],
-        "snail": ["task_attention"],
         "alpaca": ["task_attention", "uncertainty"],
-        "metaoptnet": ["task_attention"],
-    }.get(exported.name, [])
+    }.get(exported.name, ["task_attention"] if exported.name not in GRADIENT else [])
     assert outputs == ["logits", *attention]
 
 
