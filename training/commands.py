@@ -26,6 +26,7 @@ from training.data.store import DataError
 from training.evaluate import Score, evaluate
 from training.parity import OnnxLearner, ParityError
 from training.recipe import RecipeError, load_recipe
+from training.state import LAST
 from training.tuning import keep_memory
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -81,7 +82,7 @@ def train(
             options = {"--out": folder, "--data": data, "--device": device}
             given = [str(part) for pair in options.items() if pair[1] for part in pair]
             again = shlex.join(["fewshot", "train", recipe, *given])
-            state = "and saved; go on" if (folder / "last.pt").exists() else "early; start again"
+            state = "and saved; go on" if (folder / LAST).exists() else "early; start again"
             sys.stderr.write(f"fewshot: stopped {state} with: {again}\n")
             raise typer.Exit(INTERRUPTED) from None
         best = run.best

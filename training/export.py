@@ -23,7 +23,7 @@ from training import checkpoint
 from training.graphs import Sizes, example_inputs, hyperparameters, to_onnx
 from training.parity import Difference, compare
 from training.recipe import RECIPES, Recipe, RecipeError, load_recipe
-from training.trainer import BEST
+from training.state import BEST, LAST
 
 
 def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
@@ -34,7 +34,7 @@ def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
         with safe_open(run / BEST, "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             best = (file.metadata() or {}).get("best", "{}")
-        last = checkpoint.load(run / "last.pt", torch.device("cpu"))
+        last = checkpoint.load(run / LAST, torch.device("cpu"))
     except FileNotFoundError as error:
         raise RecipeError(
             f"{error.filename}: missing; is {run} the folder of a trained run?"

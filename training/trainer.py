@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import random
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
-from pydantic import ValidationError
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from models_zoo import registry
-from models_zoo.episode import Support
 from models_zoo.learner import Learner
 from training import checkpoint
 from training.data.load import load_splits
@@ -40,9 +24,13 @@ from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import PackedStore
 from training.evaluate import evaluate
 from training.history import HISTORY, History
-from training.objectives import Objective, Step, build_objective
+from training.objectives import Step, build_objective
+from training.optimizers import make_optimizer, trained
 from training.recipe import EpisodeConfig, Recipe, RecipeError
+from training.rehearsal import fitting, rehearse
 from training.sketch import Sketch
+from training.state import BEST, LAST, Best, resume, save
+from training.surroundings import alone, bar, finishing_the_step
 from training.tuning import keep_memory
 
 #: Steps between two looks at the loss; looking waits for an accelerator.
@@ -50,7 +38,6 @@ LOG_EVERY = 25
 #: Points of a run's path through the space of weights that its history keeps.
 PATH_POINTS = 500
 VALIDATION_SEED = 20_000
-BEST = "best.safetensors"
 
 
 class Run:
@@ -102,47 +89,6 @@ class Run:
         self.best = Best()
         self.history = History()
 
-    def save(self) -> None:
-        self.history.save(self.out)
-        checkpoint.save(
-            self.out / "last.pt",
-            {
-                "step": self.step,
-                "seconds": self.seconds,
-                "hardware": hardware(self.device),
-                "best": asdict(self.best),
-                "learner": self.learner.state_dict(),
-                "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "episodes": self.sampler.generator.get_state(),
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-            },
-        )
-
-    def resume(self) -> None:
-        """Continue from `last.pt`. Raises `RecipeError` if it belongs to another recipe."""
-        try:  # read as a recipe, so that a run made before an option was there goes on
-            text = (self.out / "recipe.yaml").read_text(encoding="utf-8")
-            kept = Recipe.model_validate(yaml.safe_load(text))
-        except (yaml.YAMLError, UnicodeDecodeError, ValidationError):
-            kept = None
-        if kept != self.recipe:
-            raise RecipeError(
-                f"{self.out} holds a run of another recipe (see its recipe.yaml); "
-                "use --fresh or another --out"
-            )
-        state = checkpoint.load(self.out / "last.pt", self.device)
-        self.step, self.seconds, self.best = state["step"], state["seconds"], Best(**state["best"])
-        self.history.load(self.out, self.step)
-        self.learner.load_state_dict(state["learner"])
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.sampler.generator.set_state(state["episodes"].cpu())
-        torch.set_rng_state(state["torch"].cpu())
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all([kept.cpu() for kept in state["cuda"]])
-
     def validate(self, extra: bool = False) -> float:
         """Accuracy on validation classes, always of the same tasks; keeps the best weights, or the
         last where these classes are trained on.
@@ -171,76 +117,6 @@ class Run:
             facts = {"best": json.dumps(asdict(self.best))}
             checkpoint.write_atomically(self.out / BEST, to_safetensors(weights, facts))
         return score.mean
-
-
-@dataclass(frozen=True)
-class Best:
-    """The validation whose weights are kept: accuracy, half its 95% interval, and step."""
-
-    accuracy: float = 0.0
-    ci95: float = 0.0
-    step: int = 0
-    extra: bool = False
-
-
-@contextmanager
-def fitting(recipe: Recipe) -> Iterator[None]:
-    """Learner, objective and episodes that do not go together become a `RecipeError`."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise RecipeError(
-            f"{recipe.id}: out of memory; lower episodes.tasks, or use --device cpu"
-        ) from None
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise RecipeError(
-            f"{recipe.id}: learner {recipe.learner!r} does not fit this recipe: {reason[0]}"
-        ) from error
-
-
-def rehearse(run: Run) -> None:
-    """Blank tasks of the most classes through the objective, one if it may; changes nothing."""
-    recipe, spec = run.recipe, run.recipe.data.input
-    way, tasks = max(*recipe.episodes.ways, recipe.validation.way), run.objective.tasks or 1
-    blank = torch.zeros(tasks, way, spec.channels, spec.height, spec.width, device=run.device)
-    labels = torch.arange(way, device=run.device).repeat(tasks, 1)
-    support = Support.of(blank, labels, way=recipe.episodes.slots or way)
-    run.learner.eval()
-    with torch.no_grad():
-        run.objective(run.learner, Episode(support, blank, labels, labels * 0, labels * 0))
-
-
-def hardware(device: torch.device) -> str:
-    """What a run was trained on, for its card."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"{platform.machine()}, {torch.get_num_threads()} CPU threads"
-
-
-def make_optimizer(recipe: Recipe, learner: Learner, objective: Objective) -> torch.optim.Optimizer:
-    """One group of parameters; two where the objective has settings for its own."""
-    config = recipe.optimizer
-    groups: list[dict[str, Any]] = [{"params": trained(learner, objective)}]
-    if objective.settings is not None:
-        groups = [
-            {"params": trained(learner)},
-            {"params": trained(objective)} | objective.settings,
-        ]
-    if config.name == "sgd":
-        return torch.optim.SGD(
-            groups,
-            config.lr,
-            momentum=config.momentum,
-            nesterov=config.momentum > 0,
-            weight_decay=config.weight_decay,
-        )
-    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, config.lr, weight_decay=config.weight_decay, fused=True)
-
-
-def trained(*modules: nn.Module) -> list[nn.Parameter]:
-    return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 def draw_episode(sampler: EpisodeSampler, config: EpisodeConfig, seed: str) -> Episode:
@@ -278,10 +154,10 @@ def train(
         rehearse(run)
     out.mkdir(parents=True, exist_ok=True)
     with alone(out):
-        if (out / "last.pt").exists() and not fresh:
-            run.resume()
+        if (out / LAST).exists() and not fresh:
+            resume(run)
         else:
-            for stale in ("last.pt", BEST, HISTORY):
+            for stale in (LAST, BEST, HISTORY):
                 (out / stale).unlink(missing_ok=True)
             text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
             checkpoint.write_atomically(out / "recipe.yaml", text.encode())
@@ -291,20 +167,6 @@ def train(
     if run.interrupted:
         raise KeyboardInterrupt
     return run
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Refuse to train where another process trains; the lock goes with the process."""
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RecipeError(f"{out}: another process trains here; use another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
@@ -351,9 +213,9 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
             tick(run.step, {"val": accuracy})
         run.seconds += time.perf_counter() - started
         if run.step % recipe.checkpoint_every == 0 or run.step == until:
-            run.save()
+            save(run)
     if run.interrupted:
-        run.save()
+        save(run)
 
 
 def step_of(run: Run) -> Step:
@@ -377,47 +239,3 @@ def step_of(run: Run) -> Step:
         new=new,
         next=next_one,
     )
-
-
-@contextmanager
-def finishing_the_step(run: Run) -> Iterator[None]:
-    """Ctrl-C ends the loop after the step under way; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(signum: int, frame: object) -> None:
-        run.interrupted = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def bar(run: Run, quiet: bool) -> Iterator[Any]:
-    """A progress bar with ETA; on a file or with `quiet`, nothing but the bar's last state."""
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
-        disable=quiet,
-    )
-    shown: dict[str, float] = {}
-    with progress:
-        task = progress.add_task(
-            run.recipe.id, total=run.recipe.steps, completed=run.step, facts=""
-        )
-
-        def tick(step: int, facts: dict[str, float]) -> None:
-            shown.update(facts)
-            text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-            progress.update(task, completed=step, facts=text)
-
-        yield tick

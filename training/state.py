@@ -1,0 +1,80 @@
+"""What of a run outlives its process: everything that decides how it goes on, to the bit."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from training import checkpoint
+from training.recipe import Recipe, RecipeError
+
+if TYPE_CHECKING:
+    from training.trainer import Run
+
+BEST, LAST = "best.safetensors", "last.pt"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The validation whose weights are kept: accuracy, half its 95% interval, and step."""
+
+    accuracy: float = 0.0
+    ci95: float = 0.0
+    step: int = 0
+    extra: bool = False
+
+
+def save(run: Run) -> None:
+    """Write the history, then the checkpoint that knows of it."""
+    run.history.save(run.out)
+    checkpoint.save(
+        run.out / LAST,
+        {
+            "step": run.step,
+            "seconds": run.seconds,
+            "hardware": hardware(run.device),
+            "best": asdict(run.best),
+            "learner": run.learner.state_dict(),
+            "objective": run.objective.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "episodes": run.sampler.generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if run.device.type == "cuda" else [],
+        },
+    )
+
+
+def resume(run: Run) -> None:
+    """Continue from `last.pt`. Raises `RecipeError` if it belongs to another recipe."""
+    try:  # read as a recipe, so that a run made before an option was there goes on
+        text = (run.out / "recipe.yaml").read_text(encoding="utf-8")
+        kept = Recipe.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, UnicodeDecodeError, ValidationError):
+        kept = None
+    if kept != run.recipe:
+        raise RecipeError(
+            f"{run.out} holds a run of another recipe (see its recipe.yaml); "
+            "use --fresh or another --out"
+        )
+    state = checkpoint.load(run.out / LAST, run.device)
+    run.step, run.seconds, run.best = state["step"], state["seconds"], Best(**state["best"])
+    run.history.load(run.out, run.step)
+    run.learner.load_state_dict(state["learner"])
+    run.objective.load_state_dict(state["objective"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.sampler.generator.set_state(state["episodes"].cpu())
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([kept.cpu() for kept in state["cuda"]])
+
+
+def hardware(device: torch.device) -> str:
+    """What a run was trained on, for its card."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.machine()}, {torch.get_num_threads()} CPU threads"

@@ -1,0 +1,83 @@
+"""What surrounds a training loop: a lock on its folder, Ctrl-C, and a progress bar."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from training.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from training.trainer import Run
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Refuse to train where another process trains; the lock goes with the process."""
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RecipeError(f"{out}: another process trains here; use another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def finishing_the_step(run: Run) -> Iterator[None]:
+    """Ctrl-C ends the loop after the step under way; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(signum: int, frame: object) -> None:
+        run.interrupted = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def bar(run: Run, quiet: bool) -> Iterator[Any]:
+    """A progress bar with ETA; on a file or with `quiet`, nothing but the bar's last state."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+        disable=quiet,
+    )
+    shown: dict[str, float] = {}
+    with progress:
+        task = progress.add_task(
+            run.recipe.id, total=run.recipe.steps, completed=run.step, facts=""
+        )
+
+        def tick(step: int, facts: dict[str, float]) -> None:
+            shown.update(facts)
+            text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            progress.update(task, completed=step, facts=text)
+
+        yield tick
