@@ -210,6 +210,11 @@ class Card(Fact):
     files: dict[FileName, FileFact]
 
     @property
+    def ref(self) -> str:
+        """Which entry exactly, as answers name it."""
+        return f"{self.id}@{self.version}"
+
+    @property
     def encodes(self) -> bool:
         """Whether the encoder is a graph of its own, shared by support and query images."""
         return "encode.onnx" in self.files

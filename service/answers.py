@@ -47,7 +47,7 @@ def build(
     return Predictions.model_validate(
         {
             "model": outcome.card.id,
-            "model_ref": f"{outcome.card.id}@{outcome.card.version}",
+            "model_ref": outcome.card.ref,
             "support_set_ref": outcome.support_key,
             "classes": outcome.classes,
             "predictions": [

@@ -191,7 +191,7 @@ class Classifier:
         """
         task = self._task(model, stored.labels, len(queries), steps, inner_lr, orders)
         start = time.perf_counter()
-        entry = _entry_of(task.card)
+        entry = task.card.ref
         state = self.states.get((entry, stored.key, task.rates, task.orders))
         known = {} if state is not None else self._known(entry, stored)
         count = len(stored.labels)
@@ -232,7 +232,7 @@ class Classifier:
         Raises the `Problem`s of `tasks`.
         """
         task = self._task(model, stored.labels, queries, steps, inner_lr, orders)
-        entry, images = _entry_of(task.card), queries
+        entry, images = task.card.ref, queries
         if (entry, stored.key, task.rates, task.orders) not in self.states:
             images += sum((entry, digest) not in self.features for digest in stored.digests)
         return images * task.orders
@@ -249,7 +249,7 @@ class Classifier:
         """Adapt to a registered support set, or recall having done so. Raises as
         `classify_stored`."""
         task = self._task(model, stored.labels, 1, steps, inner_lr)
-        entry = _entry_of(task.card)
+        entry = task.card.ref
         state = self.states.get((entry, stored.key, task.rates, task.orders))
         known = self._known(entry, stored) if state is None or features else {}
         count = len(stored.labels)
@@ -329,10 +329,6 @@ class Classifier:
         finally:
             for left in waiting:
                 left.cancel()
-
-
-def _entry_of(card: Card) -> str:
-    return f"{card.id}@{card.version}"
 
 
 def _parts(uploads: Sequence[Upload]) -> list[list[Upload]]:

@@ -102,7 +102,7 @@ def _metadata(facts: Facts) -> dict[str, str]:
     card = facts.card
     found = {
         "labels": json.dumps(list(facts.labels), ensure_ascii=False),
-        "model": f"{card.id}@{card.version}",
+        "model": card.ref,
         "preprocessing": json.dumps(describe_input(card.input)),
         "license": card.license,
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models_zoo.episode import Prediction, Support, TaskState, mask_absent
+from models_zoo.episode import Prediction, Support, TaskState, columns, mask_absent
 from models_zoo.learner import Learner
 from models_zoo.optimization.network import (
     SLOTTED,
@@ -19,7 +19,6 @@ from models_zoo.optimization.network import (
     Statistics,
     Task,
     Weights,
-    columns,
 )
 from models_zoo.optimization.network import head as head_of
 

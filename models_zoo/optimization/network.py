@@ -211,11 +211,6 @@ class Network:
         return rows.reshape(rows.shape[0], count, size, size, rows.shape[-1])
 
 
-def columns(values: Tensor, count: int) -> Tensor:
-    """The first columns; a slice would fix their number at export."""
-    return values.index_select(1, torch.arange(count, device=values.device))
-
-
 def head(maps: Tensor, weights: Weights) -> Tensor:
     """Spatial mean and linear head, in full precision: `[B, N, h, w, D]` -> `[B, N, way]`."""
     with torch.autocast(maps.device.type, enabled=False):

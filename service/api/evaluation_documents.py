@@ -116,7 +116,7 @@ def _model(found: Judgement, stored: StoredSupport, classes: Sequence[str]) -> M
     problem = found.fault and ProblemDocument.model_validate(found.fault.document())
     return ModelEvaluation(
         model=card.id,
-        model_ref=f"{card.id}@{card.version}",
+        model_ref=card.ref,
         accuracy=LeftOutAccuracy.of(share(found.correct, count)) if count else None,
         mean_confidence=sum(v.confidence for v in verdicts) / count if count else None,
         confusion=confusion(found, len(classes)) if count else [],
