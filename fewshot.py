@@ -20,7 +20,8 @@ app = typer.Typer(
 models = typer.Typer(help="The zoo: list, show, time, verify, add.", no_args_is_help=True)
 app.add_typer(models, name="models")
 plot = typer.Typer(
-    help="Figures of the papers from your own runs, as PNG with the numbers beside it as CSV.",
+    help="Figures of the papers from your own runs and images, as PNG with the numbers beside it "
+    "as CSV.",
     no_args_is_help=True,
 )
 app.add_typer(plot, name="plot")
@@ -311,6 +312,96 @@ def plot_task_rank(run: Run, out: Picture = None) -> None:
     Example: fewshot plot task-rank runs/ta-maml-omniglot
     """
     training("training.plots.commands").task_rank(run, out)
+
+
+Support = Annotated[
+    Path, typer.Option(help="Folder or zip with one sub-folder of images per class.")
+]
+Queries = Annotated[
+    list[Path] | None, typer.Option("--query", help="Images to ask about, or folders of them.")
+]
+More = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="More queries.")]
+Model = Annotated[str, typer.Option(help="Id of a model; see `fewshot models list`.")]
+OwnPicture = Annotated[
+    Path | None,
+    typer.Option(help="The PNG; the CSV gets its name. Default: plots/COMMAND.png."),
+]
+
+
+def entry_figure(name: str, out: Path | None, *asked: object) -> None:
+    """Asked by the service's code and drawn by the training's, neither of which imports the other:
+    what the one returns has for fields what the other takes."""
+    drawing, commands = training(f"training.plots.{name}"), training("training.plots.commands")
+    found = getattr(import_module("service.commands.plots"), name)(*asked)
+    path = out or Path("plots") / f"{name}.png"
+    commands.finish(lambda path: drawing.draw(**vars(found), path=path), path)
+
+
+@plot.command("attention")
+def plot_attention(
+    model: Model,
+    support: Support,
+    query: Queries = None,
+    more: More = None,
+    out: OwnPicture = None,
+    zoo: Zoo = None,
+    device: Where = None,
+) -> None:
+    """Where a model looks in each image, and which examples count (seed 000, Fig. 4).
+
+    Models without spatial attention show their task attention alone.
+
+    Example:
+    fewshot plot attention --model stanet-omniglot \\
+      --support samples/support --query samples/queries/hook.png
+    """
+    images = [*(query or []), *(more or [])]
+    entry_figure("attention", out, model, support, images, zoo, device and device.value)
+
+
+@plot.command("similarity")
+def plot_similarity(
+    model: Model,
+    support: Support,
+    query: Queries = None,
+    more: More = None,
+    cosine: Annotated[
+        bool,
+        typer.Option(
+            "--cosine",
+            help="Cosine of the encoder's features. Default: the model's own task attention, which "
+            "sums to 1 over the examples, and this where there is none.",
+        ),
+    ] = False,
+    out: OwnPicture = None,
+    zoo: Zoo = None,
+    device: Where = None,
+) -> None:
+    """How alike each example is to each query (seed 003, Fig. 4).
+
+    Example:
+    fewshot plot similarity --model mmnet-omniglot \\
+      --support samples/support --query samples/queries
+    """
+    images = [*(query or []), *(more or [])]
+    entry_figure("similarity", out, model, support, images, cosine, zoo, device and device.value)
+
+
+@plot.command("embedding")
+def plot_embedding(
+    model: Model,
+    images: Annotated[
+        Path, typer.Option(help="Folder or zip with one sub-folder of many images per class.")
+    ],
+    out: OwnPicture = None,
+    zoo: Zoo = None,
+    device: Where = None,
+) -> None:
+    """The images of a folder as a model's encoder places them, by t-SNE (seed 003, Fig. 3).
+
+    Example: fewshot plot embedding --model prototypical-omniglot --images samples/support
+    """
+    entry_figure("embedding", out, model, images, zoo, device and device.value)
 
 
 # --- the zoo ---------------------------------------------------------------------------------

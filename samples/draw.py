@@ -1,9 +1,9 @@
 """Draws the sample images: three made-up glyphs by an unsteady hand. Same files on every run.
 
-    python samples/draw.py [FOLDER]
+    python samples/draw.py [FOLDER [DRAWINGS]]
 
 writes support/<class>/<n>.png, queries/<class>.png and support.zip (the same support images) into
-FOLDER, by default this script's own.
+FOLDER, by default this script's own; 3 drawings of each class, or so many.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def refine(stroke: list[Point]) -> list[Point]:
     return [*fine, stroke[-1]]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, drawings: int = DRAWINGS) -> None:
     for glyph in GLYPHS:
         (folder / "support" / glyph).mkdir(parents=True, exist_ok=True)
         (folder / "queries").mkdir(exist_ok=True)
-        for number in range(1, DRAWINGS + 1):
+        for number in range(1, drawings + 1):
             draw(glyph, str(number)).save(folder / "support" / glyph / f"{number}.png")
         draw(glyph, "query").save(folder / "queries" / f"{glyph}.png")
     with zipfile.ZipFile(folder / "support.zip", "w") as archive:
@@ -91,4 +91,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    main(
+        Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent,
+        int(sys.argv[2]) if len(sys.argv) > 2 else DRAWINGS,
+    )

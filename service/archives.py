@@ -58,7 +58,9 @@ def read_archive(data: bytes, ref: FileRef, limits: ArchiveLimits) -> list[Membe
                 for path, info in entries.items()
                 if not info.is_dir() and not _is_junk(path)
             }
-            labels = _labels(files, (p for p, info in entries.items() if info.is_dir()), ref)
+            labels = _labels(
+                files, (p for p, info in entries.items() if info.is_dir()), str(ref), ref
+            )
             if len(files) > limits.max_files:
                 raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
             if sum(info.file_size for info in files.values()) > limits.max_bytes:
@@ -92,17 +94,20 @@ def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
     if len(files) > limits.max_files:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_files} files")
     folders = (_below(path, folder) for path in every if path.is_dir())
-    labels = _labels(files, folders, None)
+    labels = _labels(files, folders, str(folder))
     if sum(path.stat().st_size for path in files.values()) > limits.max_bytes:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_bytes} bytes")
     return [Member(labels[path], str(path), files[path].read_bytes()) for path in sorted(files)]
 
 
 def _labels(
-    files: Iterable[PurePosixPath], folders: Iterable[PurePosixPath], ref: FileRef | None
+    files: Iterable[PurePosixPath],
+    folders: Iterable[PurePosixPath],
+    name: str,
+    ref: FileRef | None = None,
 ) -> dict[PurePosixPath, str]:
     """The label of each file: its folder's path below the folder that all of them share."""
-    files, name = list(files), "the support folder" if ref is None else str(ref)
+    files = list(files)
     if not files:
         raise NoSupport(f"{name} holds no files", file=ref)
     for path in files:

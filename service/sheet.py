@@ -68,12 +68,12 @@ def draw_sheet(outcome: Outcome, index: int) -> Image.Image:
         task = "" if layer.task is None else ", with their weight for this query"
         pen.text((left, top), f"support examples{task}", _SOFT, font)
         top += _TEXT + _GAP
-        sheet.paste(_shown(outcome, query, layer.query, _QUERY), (_MARGIN, top))
+        sheet.paste(framed(outcome, query, layer.query, _QUERY), (_MARGIN, top))
         for example, picture in enumerate(outcome.support):
             x = left + (example % columns) * cell[0]
             y = top + (example // columns) * cell[1]
             heat = None if layer.support is None else layer.support[example]
-            sheet.paste(_shown(outcome, picture, heat, _EXAMPLE), (x, y))
+            sheet.paste(framed(outcome, picture, heat, _EXAMPLE), (x, y))
             _caption(pen, (x, y + _EXAMPLE + 4), outcome.labels[example], layer.task, example)
     return sheet
 
@@ -84,7 +84,7 @@ def _font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def _shown(
+def framed(
     outcome: Outcome, picture: Picture, heat: NDArray[np.float32] | None, side: int
 ) -> Image.Image:
     """The image, with its heat map where there is one, in the middle of a square."""

@@ -11,16 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from service.answers import build
-from service.archives import Member, read_archive, read_folder
 from service.classifier import Classifier, Outcome
 from service.commands.errors import quiet_log, user_errors
+from service.commands.local import examples, local_classifier, queries, query_files
 from service.export import write
-from service.images import Upload, clean_name
-from service.problems import FileRef, InvalidRequest, NoQuery
+from service.problems import InvalidRequest
 from service.schemas import AttentionMode
-from service.settings import Settings
 from service.sheet import draw_sheet
-from service.tasks import Ask, Example, clean_label, learning_rates
+from service.tasks import Ask, learning_rates
 
 _SHOWN_CLASSES = 3
 
@@ -46,19 +44,13 @@ class Options:
 def run(options: Options) -> None:
     """Print the predictions. User errors exit with code 2."""
     with user_errors(), quiet_log():
-        chosen = {"zoo": options.zoo, "device": options.device}
-        settings = Settings(**{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
-        classifier = Classifier(settings)
-        classifier.start()
-        try:
+        with local_classifier(options.zoo, options.device) as classifier:
             outcome = asyncio.run(_classify(classifier, options))
             if options.save is not None:
                 options.save.write_bytes(_file(classifier, outcome, options))
-        finally:
-            classifier.close()
         if options.as_json:
             mode = AttentionMode.maps if options.attention else AttentionMode.none
-            answer = build(outcome, mode, options.top_k, settings)
+            answer = build(outcome, mode, options.top_k, classifier.settings)
             sys.stdout.write(answer.model_dump_json(indent=2) + "\n")
         else:
             Console().print(_table(outcome, options.top_k))
@@ -70,21 +62,13 @@ def run(options: Options) -> None:
 
 
 async def _classify(classifier: Classifier, options: Options) -> Outcome:
-    settings = classifier.settings
     if options.save is not None and options.orders is not None:
         raise InvalidRequest("a saved classifier has learned in one order: omit --orders or --save")
     classifier.models.card(options.model)  # an unknown model is told before files are read
-    support = [
-        Example(
-            clean_label(member.label, index, settings.max_label_length),
-            Upload(FileRef("support", index, clean_name(member.path)), member.data),
-        )
-        for index, member in enumerate(_members(classifier, options.support))
-    ]
     ask = Ask(
         options.model,
-        tuple(support),
-        tuple(_queries(options.queries)),
+        tuple(examples(classifier, options.support)),
+        tuple(queries(query_files(options.queries))),
         options.steps,
         options.inner_lr,
         options.orders,
@@ -99,27 +83,6 @@ def _file(classifier: Classifier, outcome: Outcome, options: Options) -> bytes:
     assert state is not None
     rates = learning_rates(options.steps, options.inner_lr, card)
     return write(classifier, card, outcome.classes, state, rates)
-
-
-def _members(classifier: Classifier, path: Path) -> list[Member]:
-    if path.is_file():
-        ref = FileRef("support", 0, path.name)
-        return read_archive(path.read_bytes(), ref, classifier.archive_limits)
-    return read_folder(path, classifier.archive_limits)
-
-
-def _queries(paths: list[Path]) -> list[Upload]:
-    """Files, and the files directly inside folders. Raises `NoQuery`."""
-    files: list[Path] = []
-    for path in paths:
-        inside = sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else [path]
-        if not inside:
-            raise NoQuery(f"{path} holds no images")
-        files += inside
-    return [
-        Upload(FileRef("query", index, clean_name(file.name)), file.read_bytes())
-        for index, file in enumerate(files)
-    ]
 
 
 def _table(outcome: Outcome, top_k: int | None) -> Table:

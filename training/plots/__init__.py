@@ -1,4 +1,4 @@
-"""The seeds' figures, drawn from what a run has kept: one file each, as PNG and as CSV."""
+"""The seeds' figures, of runs and of entries: one file each, as PNG and as CSV."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from training.checkpoint import write_atomically
 
@@ -21,18 +22,32 @@ Row = Sequence[str | int | float]
 
 
 @contextmanager
-def picture(path: Path, width: float = 6.0, height: float = 3.8) -> Iterator[tuple[Figure, Axes]]:
-    """One pair of axes to draw on; written to `path` as PNG afterwards. No display is needed."""
+def figure_at(path: Path, width: float, height: float, palette: bool = False) -> Iterator[Figure]:
+    """A figure of so many inches, written to `path` as PNG afterwards. No display is needed.
+
+    `palette`: with 256 colours, a quarter of the file where there are many small images.
+    """
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    yield figure, axes
+    yield figure
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
+    if palette:
+        image = Image.open(buffer).convert("RGB").quantize(dither=Image.Dither.NONE)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", optimize=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
+
+
+@contextmanager
+def picture(path: Path, width: float = 6.0, height: float = 3.8) -> Iterator[tuple[Figure, Axes]]:
+    """One pair of axes to draw on, and the same."""
+    with figure_at(path, width, height) as figure:
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        yield figure, axes
 
 
 def write_table(path: Path, heading: Sequence[str], rows: Iterable[Row]) -> None:
@@ -43,6 +58,14 @@ def write_table(path: Path, heading: Sequence[str], rows: Iterable[Row]) -> None
     writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path.with_suffix(".csv"), text.getvalue().encode())
+
+
+def label(text: str, most: int = 24) -> str:
+    """A user's text as matplotlib is to draw it: cut to `most` letters, its dollars no formulas,
+    and not left out of a legend for its first letter."""
+    text = text if len(text) <= most else text[: most - 1] + "\u2026"
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def smooth(values: np.ndarray, share: float = 0.05) -> np.ndarray:

@@ -1,0 +1,65 @@
+"""What the commands without a server share: a classifier, and tasks from files on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.archives import ArchiveLimits, Member, read_archive, read_folder
+from service.classifier import Classifier
+from service.images import Upload, clean_name
+from service.problems import FileRef, NoQuery
+from service.settings import Settings
+from service.tasks import Example, clean_label
+
+
+@contextmanager
+def local_classifier(zoo: Path | None, device: str | None) -> Iterator[Classifier]:
+    """A classifier under the user's settings, but for what is given here; closed afterwards."""
+    chosen = {"zoo": zoo, "device": device}
+    settings = Settings(**{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
+    classifier = Classifier(settings)
+    classifier.start()
+    try:
+        yield classifier
+    finally:
+        classifier.close()
+
+
+def members(path: Path, limits: ArchiveLimits, field: str = "support") -> list[Member]:
+    """The labelled images of a folder or zip. Raises the `Problem`s of `archives`."""
+    if path.is_file():
+        return read_archive(path.read_bytes(), FileRef(field, 0, path.name), limits)
+    return read_folder(path, limits)
+
+
+def examples(classifier: Classifier, path: Path) -> list[Example]:
+    """A support set from a folder or zip. Raises as `members`, and `InvalidLabel`."""
+    longest = classifier.settings.max_label_length
+    return [
+        Example(
+            clean_label(member.label, index, longest),
+            Upload(FileRef("support", index, clean_name(member.path)), member.data),
+        )
+        for index, member in enumerate(members(path, classifier.archive_limits))
+    ]
+
+
+def query_files(paths: Sequence[Path]) -> list[Path]:
+    """Files, and the files directly inside folders. Raises `NoQuery`."""
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else [path]
+        if not inside:
+            raise NoQuery(f"{path} holds no images")
+        files += inside
+    return files
+
+
+def queries(files: Sequence[Path]) -> list[Upload]:
+    """Raises `OSError` where one cannot be read."""
+    return [
+        Upload(FileRef("query", index, clean_name(file.name)), file.read_bytes())
+        for index, file in enumerate(files)
+    ]
