@@ -148,6 +148,13 @@ class Accuracy(Fact):
     seed: int
     mean: float = Field(ge=0, le=1)
     ci95: float = Field(ge=0)
+    confidence_p5: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="5% of the answers were less confident than this: whoever asks about one of "
+        "the classes that were taught will seldom see less.",
+    )
     transductive: bool
     command: str
 

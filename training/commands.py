@@ -190,6 +190,7 @@ def evaluate_entry(
             seed=seed,
             mean=round(score.mean, 5),
             ci95=round(score.ci95, 5),
+            confidence_p5=round(score.confidence_p5, 4),
             transductive=card.transductive and not apart,
             command=(
                 f"fewshot evaluate {model} --way {way} --shot {shot} {asked} "
@@ -205,7 +206,7 @@ def evaluate_entry(
 
 def with_accuracy(card: Card, row: Accuracy) -> Card:
     """The card with this row in place of an older one of the same protocol."""
-    rows = replaced(card.accuracy, row, {"mean", "ci95", "command"})
+    rows = replaced(card.accuracy, row, {"mean", "ci95", "confidence_p5", "command"})
     return card.model_copy(update={"accuracy": tuple(sorted(rows, key=in_order))})
 
 

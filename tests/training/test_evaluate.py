@@ -63,6 +63,27 @@ def test_mean_and_interval_are_over_tasks(batch: int) -> None:
     assert score.ci95 == pytest.approx(1.96 * statistics.stdev(EXPECTED) / 7**0.5)
 
 
+class Wavering(Obedient):
+    """Its answers come with these probabilities of the second class, one after another."""
+
+    shares = torch.linspace(0.02, 0.9, 28, dtype=torch.float64)
+    told = 0
+
+    def predict(self, state: TaskState, query: Tensor) -> Prediction:
+        start, self.told = self.told, self.told + query[..., 0].numel()
+        second = self.shares[start : self.told].view(query.shape[:2])
+        return Prediction(torch.stack([1 - second, second], -1).log())
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_one_answer_in_twenty_is_less_confident(batch: int) -> None:
+    score = evaluate(Wavering(), Script(), tasks=7, way=2, shot=1, queries=2, batch=batch)
+    confidences = sorted(max(share, 1 - share) for share in Wavering.shares.tolist())
+    below = sum(confidence < score.confidence_p5 for confidence in confidences)
+    assert below == 2  # of 28: the least two lie below 5%, which falls between the second and third
+    assert confidences[1] < score.confidence_p5 < confidences[2]
+
+
 def test_exactly_the_tasks_asked_for_are_drawn_and_told() -> None:
     script, told = Script(), []
     evaluate(Obedient(), script, tasks=7, way=2, shot=1, queries=2, batch=3, on_batch=told.append)

@@ -133,7 +133,7 @@ def test_the_kept_weights_are_the_best_or_with_nothing_held_out_the_last(
 
     def scripted(learner: torch.nn.Module, *_: Any, **__: Any) -> Score:
         weights.append({k: v.clone() for k, v in learner.state_dict().items()})
-        return Score(accuracies[len(weights) - 1], 0.01, 10)
+        return Score(accuracies[len(weights) - 1], 0.01, 10, 0.5)
 
     monkeypatch.setattr(trainer, "evaluate", scripted)
     wanted = recipe()
@@ -332,7 +332,7 @@ def test_validation_adapts_as_the_entry_will(
 
     def spy(*_: Any, inner_lr: Any, **__: Any) -> Score:
         rates.append(inner_lr)
-        return Score(0.5, 0.1, 10)
+        return Score(0.5, 0.1, 10, 0.5)
 
     monkeypatch.setattr(trainer, "evaluate", spy)
     train(recipe("maml", steps=4), tmp_path / "maml", root=made_data, quiet=True)
