@@ -22,7 +22,8 @@ export class Gone extends Error {
   }
 }
 
-/** Set by the page: asks the person for an API key; true once one was given. */
+/** Set by the page. `askForKey(had)` asks the person for an API key, again if it `had` one, and is
+ * true once one was given; `gone` and `back` are told whether the service answers. */
 export const hooks = { askForKey: async () => false, gone: () => {}, back: () => {} };
 
 export const address = (path) => new URL(path, BASE).href;
@@ -143,6 +144,7 @@ export const alive = () => call("GET", "readyz");
 const set = (id, rest = "") => `v1/support-sets/${encodeURIComponent(id)}${rest}`;
 
 export const getSet = (id) => call("GET", set(id));
+export const deleteSet = (id) => call("DELETE", set(id));
 export const patchSet = (id, body) => call("PATCH", set(id), { body });
 export const deleteExample = (id, example) =>
   call("DELETE", set(id, `/examples/${encodeURIComponent(example)}`));
@@ -174,6 +176,7 @@ export const predict = (id, model, image, maps, signal) =>
 
 export const classifier = (id, model) =>
   call("GET", set(id, `/classifier.onnx?model=${encodeURIComponent(model)}`), { as: "blob" });
+
 /** Leave-one-out of these models; gradient steps for each example take their time. */
 export const evaluate = (id, models, seconds) =>
   call("POST", set(id, "/evaluations"), {

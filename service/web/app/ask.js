@@ -5,7 +5,11 @@ import { bitmapOf } from "./bitmaps.js";
 import { refresh } from "./sets.js";
 import { changed, state, taught } from "./state.js";
 
+/** How long an old query's address stays good. */
+const LEAVE_MS = 1000;
+
 let asking = false;
+/** Something has changed since the last question was put. */
 let stale = false;
 /** What the answers on the screen are of. */
 let answered = "";
@@ -26,6 +30,9 @@ export async function ask() {
   }
 }
 
+/** Whether a problem is the fault of the query's own file. */
+export const isOfQuery = (problem) => problem?.document.file?.field === "query_images";
+
 const models = () => [state.model, state.other].filter(Boolean);
 
 export const ready = () => Boolean(state.set) && taught().length >= 2;
@@ -33,9 +40,7 @@ export const ready = () => Boolean(state.set) && taught().length >= 2;
 async function once() {
   const { query, set } = state;
   if (!state.online) return forget(); // asked again when the service is back
-  if (!query || !ready() || !models().length) {
-    return forget();
-  }
+  if (!query || !ready() || !models().length) return forget();
   const what = [query.url, set.id, set.revision, ...models()].join(" ");
   if (what === answered) return;
   try {
@@ -66,10 +71,10 @@ async function askOne(model, query) {
   const file = new File([query.blob], query.name, { type: query.blob.type });
   const order = state.examples.map((one) => one.id); // which attention counts by
   try {
-    const answer = await predict(model, file);
+    const answer = await withAttention(model, file);
     const ms = performance.now() - start;
-    const { encode, adapt, predict: head } = answer.timing_ms;
-    state.speed[model] = encode + adapt + head;
+    const { encode, adapt, predict } = answer.timing_ms;
+    state.speed[model] = encode + adapt + predict;
     const revision = Number(answer.support_set_ref.split("@")[1]);
     return [model, { ...answer.predictions[0], revision, query, ms, order }];
   } catch (error) {
@@ -78,8 +83,8 @@ async function askOne(model, query) {
   }
 }
 
-/** With attention, or without where there is more of it than an answer may hold. */
-async function predict(model, file) {
+/** Or without it, where there is more of it than an answer may hold. */
+async function withAttention(model, file) {
   try {
     return await api.predict(state.set.id, model, file, true);
   } catch (error) {
@@ -98,16 +103,20 @@ export async function setQuery(blob, name, live = false) {
   const bitmap = await bitmapOf(blob);
   if (mine < shown) return;
   shown = mine;
-  const old = state.query;
-  state.query = { blob, name, live, bitmap, url: URL.createObjectURL(blob) };
-  if (old) setTimeout(() => URL.revokeObjectURL(old.url), 1000);
+  replaceQuery({ blob, name, live, bitmap, url: URL.createObjectURL(blob) });
   changed();
   await ask();
 }
 
 export function clearQuery() {
   shown = queries += 1;
-  state.query = null;
+  replaceQuery(null);
   state.answers = {};
   changed();
+}
+
+function replaceQuery(query) {
+  const old = state.query;
+  state.query = query;
+  if (old) setTimeout(() => URL.revokeObjectURL(old.url), LEAVE_MS); // it may still be loading
 }

@@ -2,77 +2,78 @@
 
 import { ask } from "./ask.js";
 import * as address from "./address.js";
+import { isDrawing } from "./bitmaps.js";
 import { $, count, h, reconcile } from "./dom.js";
-import { card, changed, state, subscribe } from "./state.js";
+import { card, changed, examplesOf, state, subscribe, taught } from "./state.js";
 
 const FAMILIES = {
   metric: "Metric", model_based: "Model-based", optimization: "Optimization-based",
   closed_form: "Closed form",
 };
-const COLOURFUL = 12;
 /** Once the person has chosen, the page chooses no more. */
 let chosen = false;
 
 export function start() {
-  for (const [id, key] of [["model", "model"], ["other", "other"]]) {
-    $(id).addEventListener("change", () => choose(key, $(id).value || null));
+  for (const key of ["model", "other"]) {
+    $(key).addEventListener("change", () => choose(key, $(key).value || null));
   }
   subscribe(show);
 }
 
 /** `wanted` is the id in the address, if any. */
 export function begin(wanted) {
-  chosen = Boolean(card(wanted));
-  state.model = card(wanted)?.id ?? best(() => true)?.id ?? null;
+  follow(wanted);
+  state.model ??= best()?.id ?? null;
+  changed();
+}
+
+/** What the address names is as good as chosen by the person. */
+export function follow(wanted) {
+  if (!card(wanted)) return;
+  chosen = true;
+  state.model = wanted;
   changed();
 }
 
 function choose(key, id) {
   chosen = true;
   state[key] = id;
+  settle();
+}
+
+function settle() {
   if (state.other === state.model) state.other = null;
   address.write({ set: state.set?.id, model: state.model });
   changed();
   ask();
 }
 
-/** The entry that shows most of why, among those that fit. */
-function best(fits) {
+/** The entry that shows most of why, of those that fit; null drawings: whatever they are for. */
+function best(drawn = null) {
   const shows = ({ attention }) =>
     (attention.query ? 2 : 0) + (attention.support ? 2 : 0) + (attention.task ? 1 : 0);
-  return state.models.filter(fits).sort((a, b) => shows(b) - shows(a))[0];
+  return state.models.filter((one) => suits(one, drawn)).sort((a, b) => shows(b) - shows(a))[0];
 }
 
-/** Pick an entry for pen drawings, or for photos, unless the person picked one. */
+/** Whether an entry is for pen drawings, or not, as is wanted, and takes what was taught. */
+function suits({ input, limits }, drawn) {
+  const most = Math.max(0, ...state.classes.map((one) => examplesOf(one.label).length));
+  return (drawn === null || (input.channels === 1) === drawn) && taught().length <= limits.max_way
+    && most <= limits.max_shot && state.examples.length <= limits.max_support;
+}
+
+/** The image last looked at, and the promise of whether it is a drawing; null where unknown. */
+let looked = { blob: null, drawn: null };
+
+/** Pick an entry for what is taught, of which this is an image, unless the person picked one. */
 export async function suit(blob) {
-  if (chosen || !state.model) return;
-  const drawn = await isDrawing(blob).catch(() => null);
-  if (drawn === null) return;
-  const found = best((one) => (one.input.channels === 1) === drawn);
-  if (found && (card(state.model).input.channels === 1) !== drawn) {
-    state.model = found.id;
-    address.write({ set: state.set?.id, model: state.model });
-    changed();
-  }
-}
-
-/** Hardly any colour, and mostly paper. */
-async function isDrawing(blob) {
-  const bitmap = await createImageBitmap(blob);
-  const canvas = h("canvas", { width: 32, height: 32 });
-  const pen = canvas.getContext("2d");
-  pen.fillStyle = "white";
-  pen.fillRect(0, 0, 32, 32);
-  pen.drawImage(bitmap, 0, 0, 32, 32);
-  const { data } = pen.getImageData(0, 0, 32, 32);
-  let colour = 0, paper = 0;
-  for (let i = 0; i < data.length; i += 4) {
-    const most = Math.max(data[i], data[i + 1], data[i + 2]);
-    const least = Math.min(data[i], data[i + 1], data[i + 2]);
-    colour += most - least;
-    paper += least > 200 ? 1 : 0;
-  }
-  return colour / 1024 < COLOURFUL && paper > 512;
+  if (blob !== looked.blob) looked = { blob, drawn: isDrawing(blob).catch(() => null) };
+  const drawn = await looked.drawn;
+  if (chosen || !state.model || suits(card(state.model), drawn)) return;
+  const found = best(drawn);
+  if (!found) return;
+  state.model = found.id;
+  settle();
 }
 
 // What is shown

@@ -2,6 +2,7 @@
 
 import * as address from "./address.js";
 import * as api from "./api.js";
+import * as answers from "./answers.js";
 import { ask, clearQuery } from "./ask.js";
 import * as choose from "./choose.js";
 import { $, announce } from "./dom.js";
@@ -9,6 +10,7 @@ import { icon } from "./icons.js";
 import * as measure from "./measure.js";
 import * as query from "./query.js";
 import * as sample from "./sample.js";
+import { addExamples, sendAgain } from "./sending.js";
 import * as sets from "./sets.js";
 import { fromPaste } from "./sources.js";
 import { changed, state, subscribe } from "./state.js";
@@ -21,11 +23,11 @@ const KNOCK_MS = 1500;
 for (const place of document.querySelectorAll("[data-icon]")) {
   place.prepend(icon(place.dataset.icon));
 }
-for (const part of [teach, query, why, choose, measure, take, sample]) part.start();
-query.startClear();
+for (const part of [teach, query, answers, why, choose, measure, take, sample]) part.start();
 startKey();
 startConnection();
-startSets();
+startSet();
+startPage();
 sets.startAnew();
 boot();
 
@@ -46,7 +48,8 @@ async function boot() {
 
 /** Show what the address names. */
 async function follow() {
-  const { set } = address.read();
+  const { set, model } = address.read();
+  choose.follow(model);
   if (!set) {
     if (state.set) leave();
     return;
@@ -62,18 +65,16 @@ async function follow() {
   }
 }
 
+/** To a set that is not there yet. */
 function leave() {
   clearQuery();
   sets.startAnew();
   address.write({ model: state.model });
 }
 
-function startSets() {
-  // Not by the address, where the set's id stands.
-  document.querySelector(".skip").addEventListener("click", (event) => {
-    event.preventDefault();
-    $("teach").focus();
-  });
+// The set as a whole
+
+function startSet() {
   window.addEventListener("hashchange", follow);
   window.addEventListener("popstate", follow);
   window.addEventListener("focus", () => sets.refresh().catch(() => {}));
@@ -85,29 +86,35 @@ function startSets() {
     leave();
     announce("The support set was deleted");
   });
+  subscribe(() => {
+    $("set-name").disabled = $("delete-set").disabled = $("new-set").disabled = !state.set;
+    if (document.activeElement !== $("set-name")) $("set-name").value = state.set?.name ?? "";
+    const first = state.examples[0]?.blob ?? state.pending[0]?.file;
+    if (first) choose.suit(first);
+    ask();
+  });
+}
+
+// What belongs to no part of the page
+
+function startPage() {
+  // Not by the address, where the set's id stands.
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    $("teach").focus();
+  });
   document.addEventListener("paste", (event) => {
     const files = fromPaste(event);
     if (files.length === 0) return;
     event.preventDefault();
     const one = teach.classAt(document.activeElement);
-    if (one) sets.addExamples(one, files);
+    if (one) addExamples(one, files);
     else query.askFile(files[0]);
   });
   // A drop that misses must not make the browser leave the page for the file.
   for (const name of ["dragover", "drop"]) {
     window.addEventListener(name, (event) => event.preventDefault());
   }
-  let suited = null;
-  subscribe(() => {
-    $("set-name").disabled = $("delete-set").disabled = $("new-set").disabled = !state.set;
-    if (document.activeElement !== $("set-name")) $("set-name").value = state.set?.name ?? "";
-    const first = state.examples[0]?.blob ?? state.pending[0]?.file;
-    if (first && first !== suited) {
-      suited = first;
-      choose.suit(first).then(ask);
-    }
-    ask();
-  });
 }
 
 // The service gone and back
@@ -131,7 +138,7 @@ function startConnection() {
     knocking = null;
     $("offline").hidden = true;
     announce("The service is back");
-    sets.sendAgain();
+    sendAgain();
     follow().then(() => sets.refresh()).catch(() => {});
     ask();
     changed();

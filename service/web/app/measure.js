@@ -6,6 +6,8 @@ import { $, announce, count, h, percent } from "./dom.js";
 import { card, state, subscribe } from "./state.js";
 
 const LONGEST_S = 120;
+/** From so many classes on, the matrix has small cells and upright headings. */
+const MANY = 12;
 let busy = false;
 /** The last answer, and the model whose confusions are shown. */
 let found = null, shown = null;
@@ -104,7 +106,7 @@ function matrix() {
     return element;
   };
   const head = (label) => h("th", { scope: "col" }, h("span", { title: label }, label));
-  return h("figure", { class: "confusion" },
+  return h("figure", { class: found.classes.length < MANY ? "confusion" : "confusion many" },
     h("figcaption", {}, `Confusions of ${titled}: rows are what it is, columns what it was taken for.`),
     h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Confusion matrix" },
       h("table", {},

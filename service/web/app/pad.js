@@ -112,7 +112,7 @@ export class Pad {
     if (this.keyboard) {
       pen.fillStyle = this.drawing ? "#d3320a" : "#1f6feb";
       pen.beginPath();
-      pen.arc(this.at.x, this.at.y, 7, 0, 7);
+      pen.arc(this.at.x, this.at.y, 7, 0, 2 * Math.PI);
       pen.fill();
     }
     this.undoButton.disabled = this.clearButton.disabled = this.empty;

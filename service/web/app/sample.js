@@ -5,7 +5,7 @@ import { suit } from "./choose.js";
 import { $, announce, h } from "./dom.js";
 import { askFile } from "./query.js";
 import * as sets from "./sets.js";
-import { changed, state, subscribe } from "./state.js";
+import { state, subscribe } from "./state.js";
 
 const NAME = "Sample: three glyphs";
 const QUERIES = ["hook", "cross", "loop"];
@@ -35,7 +35,6 @@ async function load() {
     state.classes = [];
     await suit(first);
     await sets.addArchive(file, NAME);
-    changed();
     askFile(first);
   } catch (error) {
     if (!(error instanceof api.Problem) && !(error instanceof api.Gone)) throw error;

@@ -5,23 +5,37 @@ export const state = {
   set: null,
   /** [{key, label}], in the page's order; a class may have no example yet. */
   classes: [],
-  /** As stored, in stored order, which attention counts by: [{id, label, filename, url, …}]. */
+  /**
+   * As stored, in stored order, which attention counts by: [{id, label, filename, …}], and once it
+   * was loaded the image as `blob` and `url`, or why it is `missing`.
+   */
   examples: [],
   /** Images on their way: [{key, classKey, file, url, sent, problem, note}]. */
   pending: [],
+  /** The cards of the zoo; `loaded` once they and the limits are known. */
   models: [],
   limits: null,
+  loaded: false,
   /** Ids of the entry that answers, and of the one beside it or null. */
   model: null,
   other: null,
-  /** {blob, name, url, live, bitmap} */
+  /** {blob, name, url, live, bitmap}; the bitmap is null where the browser knows no such format. */
   query: null,
-  /** By model id: {prediction, revision, timing, ms} or {problem}. */
+  /**
+   * By model id: the service's prediction ({label, confidence, probabilities, attention}) with the
+   * `query` it is of, the set's `revision`, the examples' ids in `order`, and the `ms` it took until
+   * it was here; or {problem, query}.
+   */
   answers: {},
-  /** Last measured milliseconds by model id. */
+  /** By model id: milliseconds that the service computed for the last answer. */
   speed: {},
   online: true,
 };
+
+let keys = 0;
+
+/** A key for something that the page made itself. */
+export const newKey = (kind) => `${kind}-${keys += 1}`;
 
 const listeners = new Set();
 let scheduled = false;

@@ -32,7 +32,7 @@ function show() {
     : "Teach two classes first.";
 }
 
-export function save(blob, name) {
+function save(blob, name) {
   const link = h("a", { href: URL.createObjectURL(blob), download: name });
   document.body.append(link);
   link.click();

@@ -1,15 +1,13 @@
 // The left side: classes and their examples.
 
-import { words } from "./api.js";
-import { Camera } from "./camera.js";
 import { $, announce, count, h, reconcile } from "./dom.js";
 import { icon } from "./icons.js";
-import { Pad } from "./pad.js";
+import { addExamples } from "./sending.js";
 import * as sets from "./sets.js";
 import { ACCEPT, droppable, fromFolderInput, isArchive } from "./sources.js";
-import { changed, examplesOf, state, subscribe } from "./state.js";
-
-const RECORD_MS = 300;
+import { examplesOf, state, subscribe } from "./state.js";
+import { makeTile, updateTile } from "./tiles.js";
+import { cameraTool, drawTool } from "./tools.js";
 
 export function start() {
   $("add-class").addEventListener("click", () => {
@@ -39,7 +37,7 @@ export function takeFolders(folders) {
   const unused = (one) => examplesOf(one.label).length === 0 && /^Class \d+$/.test(one.label)
     && !state.pending.some((waiting) => waiting.classKey === one.key);
   if (!state.set) state.classes = state.classes.filter((one) => !unused(one));
-  for (const [label, files] of folders) sets.addExamples(sets.addClass(label), files);
+  for (const [label, files] of folders) addExamples(sets.addClass(label), files);
 }
 
 const cards = new Map();
@@ -114,7 +112,7 @@ class ClassCard {
   }
 
   take(files) {
-    if (files.length) sets.addExamples(this.one, files);
+    if (files.length) addExamples(this.one, files);
   }
 
   async rename() {
@@ -171,124 +169,6 @@ class ClassCard {
     this.files.setAttribute("aria-label", `Image files for ${one.label}`);
     this.element.classList.toggle("empty", examples.length + pending.length === 0);
     reconcile(this.thumbs, [...examples, ...pending], (each) => each.id ?? each.key,
-      (each) => (each.id ? exampleTile(each) : pendingTile(each)),
-      (element, each, place) => (each.id ? updateExample : updatePending)(element, each, place));
+      makeTile, updateTile);
   }
-}
-
-// Examples
-
-function exampleTile(example) {
-  const image = h("img", { alt: "" });
-  const remove = h("button", {
-    type: "button", class: "remove", onclick: async () => {
-      const list = element.parentElement;
-      const place = [...list.children].indexOf(element);
-      remove.disabled = true;
-      await sets.removeExample(example);
-      remove.disabled = false;
-      // To what took its place, so that the keyboard stays where it was.
-      (list.children[Math.min(place, list.children.length - 1)]?.querySelector("button")
-        ?? list.closest(".class")?.querySelector(".sources button"))?.focus();
-    },
-  }, icon("close"));
-  const element = h("li", { class: "thumb" }, image, remove);
-  return element;
-}
-
-function updateExample(element, example, place) {
-  const image = element.querySelector("img");
-  const what = `example ${place + 1} of ${example.label}`;
-  if (example.url && image.src !== example.url) image.src = example.url;
-  image.alt = `${what}: ${example.filename}${example.missing ? ", which cannot be shown" : ""}`;
-  image.title = example.filename;
-  element.querySelector("button").setAttribute("aria-label", `Delete ${what}`);
-}
-
-function pendingTile(item) {
-  return h("li", { class: "thumb sending" },
-    h("img", { src: item.url, alt: item.file.name, onerror: ({ target }) => target.remove() }),
-    h("progress", { max: 1, "aria-label": `Sending ${item.file.name}` }),
-    h("div", { class: "why-not", hidden: true },
-      h("p", {}, h("strong", { class: "file" }, item.file.name), " ",
-        h("span", { class: "reason", role: "alert" })),
-      h("button", { type: "button", class: "quiet", onclick: () => sets.dismiss(item) }, "Dismiss")));
-}
-
-function updatePending(element, item) {
-  const text = item.problem ? words(item.problem, true) : item.note;
-  element.querySelector("progress").value = item.sent;
-  element.querySelector("progress").hidden = Boolean(text);
-  element.querySelector(".why-not").hidden = !text;
-  const reason = element.querySelector(".reason");
-  if (text && reason.textContent !== text) reason.textContent = text;
-  element.classList.toggle("failed", Boolean(item.problem));
-  element.classList.toggle("noted", Boolean(item.note));
-}
-
-// Drawing and recording
-
-function drawTool(one, take) {
-  let made = 0;
-  const pad = new Pad(`An example of ${one.label}`, () => { add.disabled = pad.empty; });
-  const add = h("button", {
-    type: "button", class: "primary", disabled: true, onclick: async () => {
-      const file = await pad.file(`drawing-${made += 1}.png`);
-      pad.clear();
-      take([file]);
-      pad.canvas.focus();
-    },
-  }, icon("plus"), "Add");
-  return {
-    kind: "draw", close() {},
-    element: h("div", { class: "drawing" }, pad.canvas,
-      h("div", { class: "buttons" }, add, pad.undoButton, pad.clearButton)),
-  };
-}
-
-function cameraTool(one, take) {
-  const camera = new Camera();
-  const told = h("p", { class: "hint", role: "status" }, "Waiting for the camera …");
-  const record = h("button", { type: "button", class: "primary", disabled: true }, "Hold to record");
-  let timer = null, frames = 0;
-  const shoot = async () => {
-    const file = await camera.file();
-    if (!file) return;
-    frames += 1;
-    told.textContent = `Recorded ${count(frames, "frame")}`;
-    take([file]);
-  };
-  const begin = () => {
-    if (timer !== null) return;
-    record.classList.add("recording");
-    shoot();
-    timer = setInterval(shoot, RECORD_MS);
-  };
-  const end = () => {
-    clearInterval(timer);
-    timer = null;
-    record.classList.remove("recording");
-  };
-  record.addEventListener("pointerdown", (event) => {
-    record.setPointerCapture(event.pointerId);
-    begin();
-  });
-  for (const name of ["pointerup", "pointercancel", "blur"]) record.addEventListener(name, end);
-  record.addEventListener("keydown", (event) => {
-    if ([" ", "Enter"].includes(event.key)) { event.preventDefault(); begin(); }
-  });
-  record.addEventListener("keyup", (event) => {
-    if ([" ", "Enter"].includes(event.key)) { event.preventDefault(); end(); }
-  });
-  record.addEventListener("contextmenu", (event) => event.preventDefault());
-  // A screen reader's click comes without press and release: one frame.
-  record.addEventListener("click", (event) => { if (event.detail === 0) shoot(); });
-  camera.open().then(
-    () => { record.disabled = false; told.textContent = "Hold the button, or Space, to record."; },
-    (error) => { told.textContent = error.message; told.className = "fault"; },
-  );
-  return {
-    kind: "camera", close() { end(); camera.close(); },
-    element: h("div", { class: "drawing" }, camera.video, h("div", { class: "buttons" }, record, told)),
-  };
 }

@@ -1,15 +1,20 @@
 // Why: where the entry looked, and which examples counted.
 
+import { leading } from "./answers.js";
 import { bitmapOf } from "./bitmaps.js";
-import { colour, card, examplesOf, state, subscribe } from "./state.js";
-import { $, h, percent, reconcile, svg } from "./dom.js";
+import { $, count, h, percent, reconcile, svg } from "./dom.js";
 import { paint } from "./heat.js";
+import { card, colour, examplesOf, state, subscribe } from "./state.js";
 
-const QUERY_SIDE = 320, EXAMPLE_SIDE = 176;
+/** In CSS pixels. */
+const QUERY_SIDE = 160, EXAMPLE_SIDE = 88;
+/** Of the examples of a class, those that counted most. */
+const MOST_EXAMPLES = 10;
 /** Thin lines to many examples would only be a haze. */
 const MOST_LINES = 40;
 let layer = Infinity; // the last there is, until one is chosen
-let of = null;
+/** The entry chosen here, where two answer. */
+let chosen = null;
 
 export function start() {
   $("layer").addEventListener("input", () => { layer = Number($("layer").value) - 1; show(); });
@@ -20,14 +25,14 @@ export function start() {
 /** The answer looked into: of the entry chosen here, or the first that has one. */
 function current() {
   const models = [state.model, state.other].filter((id) => state.answers[id]?.probabilities);
-  const model = models.includes(of) ? of : models[0];
+  const model = models.includes(chosen) ? chosen : models[0];
   return model ? { model, models, answer: state.answers[model] } : null;
 }
 
 const layersOf = (found) =>
   Math.max(...[found?.task, found?.query, found?.support].map((part) => part?.length ?? 0));
 
-async function show() {
+function show() {
   const found = current();
   const attention = found?.answer.attention;
   const layers = layersOf(attention);
@@ -49,28 +54,34 @@ async function show() {
   $("layer-shown").textContent = `${at + 1} of ${layers}`;
   slider.setAttribute("aria-valuetext", `layer ${at + 1} of ${layers}`);
   const input = card(found.model).input;
-  $("why-words").textContent = words(attention, found.answer);
+  const rows = leading(found.answer);
+  // One that was renamed since has no answer yet.
+  const groups = rows.map((row) => state.classes.find((one) => one.label === row.label))
+    .filter(Boolean);
+  const left = found.answer.probabilities.length - rows.length;
+  $("why-words").textContent = words(attention, found.answer, left);
   canvasOf($("why-query"), found.answer.query.bitmap, attention.query?.[at], input, QUERY_SIDE);
   $("why-query").setAttribute("aria-label",
     `The query${attention.query ? " with where the model looked" : ""}`);
-  const groups = state.classes.filter((one) => examplesOf(one.label).length > 0);
   reconcile($("why-support"), groups, (one) => one.key, makeGroup, (element, one) =>
     updateGroup(element, one, found.answer, at, input));
   lines();
 }
 
-function words(attention, { label }) {
-  const looks = attention.query ? "Warm colours show where it looked. " : "";
-  return attention.task
-    ? `${looks}The thicker a line, the more that example counted in taking this for “${label}”.`
-    : looks;
+function words(attention, { label }, left) {
+  return [
+    attention.query && "Warm colours show where it looked.",
+    attention.task
+      && `The thicker a line, the more that example counted in taking this for “${label}”.`,
+    left > 0 && `${count(left, "less probable class is", "less probable classes are")} not shown.`,
+  ].filter(Boolean).join(" ");
 }
 
 function showChoice({ model, models }) {
   const place = $("why-models");
   place.hidden = models.length < 2;
   reconcile(place, models.length < 2 ? [] : models, (id) => id, (id) =>
-    h("button", { type: "button", onclick: () => { of = id; show(); } }, card(id).title),
+    h("button", { type: "button", onclick: () => { chosen = id; show(); } }, card(id).title),
   (button, id) => button.setAttribute("aria-pressed", String(id === model)));
 }
 
@@ -82,17 +93,20 @@ function updateGroup(element, one, { attention, order }, at, input) {
   element.dataset.colour = colour(one.label);
   const all = weights(attention, at);
   const placeOf = (example) => order.indexOf(example.id);
-  const examples = examplesOf(one.label);
-  const sum = examples.reduce((total, example) => total + (all[placeOf(example)] ?? 0), 0);
+  const taught = examplesOf(one.label);
+  const weightOf = (example) => all[placeOf(example)] ?? 0;
+  const sum = taught.reduce((total, example) => total + weightOf(example), 0);
+  const examples = taught.length <= MOST_EXAMPLES ? taught
+    : [...taught].sort((a, b) => weightOf(b) - weightOf(a)).slice(0, MOST_EXAMPLES);
   element.querySelector(".group-name").replaceChildren(
     h("span", { class: "dot", "aria-hidden": "true" }), h("span", { class: "label" }, one.label),
     h("span", { class: "share" }, attention.task ? percent(sum) : ""));
   reconcile(element.querySelector(".looked"), examples, (each) => each.id, makeExample,
-    (item, example, index) => {
+    (item, example) => {
       const place = placeOf(example);
       const weight = all[place];
       const canvas = item.querySelector("canvas");
-      canvas.setAttribute("aria-label", `Example ${index + 1} of ${one.label}`
+      canvas.setAttribute("aria-label", `Example ${taught.indexOf(example) + 1} of ${one.label}`
         + (weight === undefined ? "" : `, weight ${percent(weight)}`));
       item.dataset.weight = weight ?? "";
       item.style.setProperty("--weight", weight === undefined ? 0 : weight / Math.max(...all));
@@ -112,13 +126,9 @@ const weights = (attention, at) => (attention.task?.[Math.min(at, attention.task
 
 function canvasOf(canvas, bitmap, map, input, side) {
   // Where the browser knows no such format, the map alone is still worth showing.
-  const image = bitmap ?? blank();
+  const image = bitmap ?? h("canvas", { width: 32, height: 32 });
   const ratio = Math.min(window.devicePixelRatio || 1, 2);
-  paint(canvas, image, map, input, (side / 2) * Math.max(ratio, 1.5));
-}
-
-function blank() {
-  return h("canvas", { width: 32, height: 32 });
+  paint(canvas, image, map, input, side * Math.max(ratio, 1.5));
 }
 
 /** From the query down to each example, as wide as its weight; behind the pictures. */

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from tests.service.browser import Service, shot
-from tests.service.page.visiting import card, load_sample, set_id
+from tests.service.page.visiting import card, load_sample, set_id, with_cards
 
 
 def test_leaving_one_out_measures_every_entry_and_shows_confusions(
@@ -48,3 +48,27 @@ def test_the_entries_are_shown_with_the_facts_of_their_cards(page: Any, service:
         for row in one["accuracy"]:
             assert f"{row['way']}-way {row['shot']}-shot" in text
             assert f"{100 * row['mean']:.1f} ± {100 * row['ci95']:.1f}%" in text
+
+
+def test_the_speed_on_a_card_is_shown_and_none_is_made_up(page: Any) -> None:
+    row = {
+        "way": 5,
+        "shot": 1,
+        "queries_per_class": 15,
+        "runs": 31,
+        "encode_ms": 8.04,
+        "adapt_ms": 0.2,
+        "predict_ms": 1.1,
+        "hardware": "a CPU, 1 thread",
+        "command": "fewshot models time mmnet-omniglot",
+    }
+
+    def change(one: dict[str, Any]) -> None:
+        one["speed"] = [row] if one["id"] == "mmnet-omniglot" else []
+
+    with_cards(page, change)
+    told = page.locator("#entries .speed")
+    assert told.count() == 1
+    assert told.inner_text() == "About 9.3 ms for 5 classes of 1 example and 75 queries"
+    entry = page.locator("#entries > li").filter(has=page.locator(".speed"))
+    assert "MM-Net" in entry.inner_text()

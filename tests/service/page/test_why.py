@@ -22,6 +22,7 @@ from tests.service.page.visiting import (
     until,
     wait_best,
     wait_count,
+    with_cards,
 )
 
 
@@ -92,3 +93,22 @@ def test_a_query_that_no_class_stands_out_for_is_hinted_at(page: Any, service: S
     page.locator(".none-of-these").wait_for()
     assert "None of these?" in page.locator(".none-of-these").inner_text()
     shot(page, "none-of-these")
+
+
+def test_the_hint_goes_by_what_the_entry_s_card_says(page: Any) -> None:
+    def change(one: dict[str, Any]) -> None:
+        rows = [dict(one["accuracy"][0]) for _ in range(2)]
+        # The sample has three classes of three: the second row is the one most like it.
+        for row, (way, examples, least) in zip(rows, ((20, 1, 0.0), (5, 5, 1.0)), strict=True):
+            row |= {"way": way, "shot": examples, "confidence_p5": least}
+        if one["id"] == "prototypical-omniglot":
+            rows[1]["confidence_p5"] = 0.0
+        one["accuracy"] = rows
+
+    with_cards(page, change)
+    load_sample(page)
+    assert page.locator("#answers .best .value").inner_text() == "100%"
+    page.locator(".none-of-these").wait_for()
+    page.locator("#model").select_option("prototypical-omniglot")
+    page.locator(".none-of-these").wait_for(state="hidden")
+    wait_best(page, "hook")

@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def opened(browser: Any, service: Service, **options: Any) -> Any:
     page.goto(service.base)
     page.wait_for_selector("#entries li")
     return page
+
+
+def with_cards(page: Any, change: Callable[[dict[str, Any]], None]) -> None:
+    """Open it anew, every card of the zoo changed on its way to the page."""
+
+    def answer(route: Any) -> None:
+        found = route.fetch().json()
+        for one in found["models"]:
+            change(one)
+        route.fulfill(json=found)
+
+    page.route("**/v1/models", answer)
+    page.reload()
+    page.wait_for_selector("#entries li")
 
 
 def card(page: Any, label: str) -> Any:

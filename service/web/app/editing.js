@@ -1,0 +1,34 @@
+// What all edits of the support set share: they run one after another, in the order they were made.
+
+import * as api from "./api.js";
+import { announce } from "./dom.js";
+import { changed, state } from "./state.js";
+
+let tail = Promise.resolve();
+
+export function serially(work) {
+  const run = tail.then(work);
+  tail = run.catch(() => {});
+  return run;
+}
+
+/** Say what went wrong with an edit; nothing is lost on the server. */
+export async function told(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof api.Problem) && !(error instanceof api.Gone)) throw error;
+    announce(error.message, "error");
+    return undefined;
+  }
+}
+
+/** The order of the classes, and those still empty, as they are kept with the set. */
+export const note = () => ({ page: { classes: state.classes.map((one) => one.label) } });
+
+/** The set as the server has it after an edit. */
+export function kept(set) {
+  if (state.set?.id !== set.id) return; // another one is shown by now
+  state.set = { ...set };
+  changed();
+}

@@ -1,0 +1,149 @@
+// Images on their way to the server: shown at once, sent in batches, and again after a failure.
+
+import * as address from "./address.js";
+import * as api from "./api.js";
+import { announce, count } from "./dom.js";
+import { kept, note, serially, told } from "./editing.js";
+import { changed, newKey, state } from "./state.js";
+
+const BATCH_FILES = 16;
+const PATIENCE_MS = 3000;
+/** Problems of the whole request that trying again later may mend. */
+const PASSING = [408, 429, 503, 504];
+
+/** Grows when another set is shown: what is under way for the one before is not for that one. */
+let epoch = 0;
+/** The batch under way keeps its name and its content: it may have arrived although its answer
+ * did not. The same for the name of a set that is being made. */
+let batch = null;
+let creation = null;
+
+/** Of another set from now on. */
+export function forgetPending() {
+  epoch += 1;
+  batch = creation = null;
+  for (const one of state.pending) URL.revokeObjectURL(one.url);
+  state.pending = [];
+}
+
+export function dismiss(waiting) {
+  state.pending = state.pending.filter((one) => one !== waiting);
+  URL.revokeObjectURL(waiting.url);
+  changed();
+}
+
+/** Add image files to a class; they show at once and are sent as soon as it can be. */
+export function addExamples(one, files) {
+  for (const file of files) {
+    state.pending.push({
+      key: newKey("pending"), classKey: one.key, file, url: URL.createObjectURL(file), sent: 0,
+      problem: tooLarge(file),
+    });
+  }
+  changed();
+  return told(() => serially(send));
+}
+
+/** What the service would refuse anyway need not be sent. Half of its limit leaves room for the
+ * rest of the request, and is what a batch may hold. */
+function tooLarge(file) {
+  const most = (state.limits?.body_bytes ?? Infinity) / 2;
+  if (file.size <= most) return null;
+  return { title: "Too large", detail: `it has ${Math.ceil(file.size / 1e6)} MB, of at most ${
+    Math.floor(most / 1e6)} MB` };
+}
+
+/** After the service came back: what could not be sent goes now. */
+export const sendAgain = () => told(() => serially(send));
+
+async function send() {
+  const mine = epoch;
+  for (;;) {
+    if (mine !== epoch) return;
+    batch ??= nextBatch();
+    if (!batch) return;
+    const { items, fields, key } = batch;
+    try {
+      await makeSet(mine);
+      if (mine !== epoch) return;
+      const answer = await api.addExamples(state.set.id, fields, key, (sent, all) =>
+        spread(items, sent, all));
+      if (mine !== epoch) return;
+      settle(items, answer);
+      batch = null;
+    } catch (error) {
+      if (mine !== epoch) return;
+      if (error instanceof api.Problem && !PASSING.includes(error.status)) {
+        refuse(items, error);
+        batch = null;
+      } else {
+        // The items stay. Where the service is gone, they go when it is back.
+        if (error instanceof api.Problem) setTimeout(sendAgain, PATIENCE_MS);
+        throw error;
+      }
+    } finally {
+      changed();
+    }
+  }
+}
+
+const labelOf = (item) => state.classes.find((one) => one.key === item.classKey)?.label ?? "";
+
+function nextBatch() {
+  const most = (state.limits?.body_bytes ?? 8e6) / 2;
+  const items = [];
+  let bytes = 0;
+  for (const one of state.pending.filter((each) => !each.problem && !each.note)) {
+    if (items.length === BATCH_FILES || (items.length && bytes + one.file.size > most)) break;
+    items.push(one);
+    bytes += one.file.size;
+  }
+  if (items.length === 0) return null;
+  const fields = [
+    ...items.map((one) => ["images", one.file]),
+    ...items.map((one) => ["labels", labelOf(one)]),
+  ];
+  return { items, fields, key: api.newKey() };
+}
+
+async function makeSet(mine) {
+  if (state.set) return;
+  creation ??= api.newKey(); // should the answer get lost, the same set is given
+  const made = await api.createSet(
+    [["name", ""], ["metadata", JSON.stringify(note())]], creation,
+  );
+  if (mine !== epoch) return;
+  creation = null;
+  state.set = made.support_set;
+  address.write({ set: state.set.id, model: state.model });
+}
+
+/** Of `all` bytes, `sent` have gone: the first items first. */
+function spread(items, sent, all) {
+  const share = sent / all * items.length;
+  items.forEach((one, index) => { one.sent = Math.min(Math.max(share - index, 0), 1); });
+  changed();
+}
+
+function settle(items, { support_set: set, results }) {
+  results.forEach((result, index) => {
+    const item = items[index];
+    if (result.status === "rejected") item.problem = result.problem;
+    else if (result.status === "duplicate" && result.example.label === labelOf(item)) dismiss(item);
+    else if (result.status === "duplicate") {
+      item.note = `The very same image is already an example of “${result.example.label}”.`;
+    } else {
+      state.pending = state.pending.filter((one) => one !== item);
+      state.examples.push({ ...result.example, blob: item.file, url: item.url });
+    }
+  });
+  kept(set);
+  const added = results.filter((one) => one.status === "created").length;
+  if (added) announce(`${count(added, "example")} added`);
+}
+
+/** None was taken: each gets its own fault, or that of the request. */
+function refuse(items, error) {
+  const own = error.document.rejected ?? [];
+  items.forEach((item, index) => { item.problem = own[index] ?? error.document; });
+}
