@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from fewshot_client.documents import (
     AddedExamples,
+    Evaluation,
     ExamplePage,
     Limits,
     Model,
@@ -208,6 +209,23 @@ def delete_example(set_id: str, example_id: str, *, if_revision: int | None = No
     """Delete one example."""
     path = f"{_set(set_id)}/examples/{_segment(example_id)}"
     return Call("DELETE", path, _nothing, False, headers=_if_match(if_revision))
+
+
+def evaluate(set_id: str, models: Iterable[str] | None = None) -> Call[Evaluation]:
+    """Judge models (None: all) by leaving one example out at a time. It may take long: allow for
+    that with the client's `timeout`, or name the models."""
+    form = {"models": list(models)} if models is not None else None
+    return Call("POST", f"{_set(set_id)}/evaluations", _document(Evaluation), True, form=form)
+
+
+def classifier(
+    set_id: str, model: str, *, steps: int | None = None, inner_lr: float | None = None
+) -> Call[bytes]:
+    """The adapted classifier as one ONNX file; its metadata hold the labels."""
+    chosen = {"model": model, "steps": steps, "inner_lr": inner_lr}
+    params = {name: str(value) for name, value in chosen.items() if value is not None}
+    path = f"{_set(set_id)}/classifier.onnx"
+    return Call("GET", path, lambda response: response.content, True, params=params)
 
 
 def _options(

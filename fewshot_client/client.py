@@ -114,6 +114,8 @@ class Client:
     image = _sent(calls.image)
     delete_example = _sent(calls.delete_example)
     ask = _sent(calls.ask)
+    evaluate = _sent(calls.evaluate)
+    classifier = _sent(calls.classifier)
 
     def _send(self, call: Call[T]) -> T:
         tried = 0
@@ -172,6 +174,8 @@ class AsyncClient:
     image = _awaited(calls.image)
     delete_example = _awaited(calls.delete_example)
     ask = _awaited(calls.ask)
+    evaluate = _awaited(calls.evaluate)
+    classifier = _awaited(calls.classifier)
 
     async def _send(self, call: Call[T]) -> T:
         tried = 0

@@ -185,3 +185,49 @@ class AddedExamples(Document):
 
     support_set: SupportSet
     results: list[FileResult]
+
+
+class LeftOutAccuracy(Document):
+    """Examples told right, of those that were left out; `low` and `high` bound 95% of it."""
+
+    correct: int
+    count: int
+    value: float
+    low: float
+    high: float
+
+
+class ModelEvaluation(Document):
+    """One model's numbers, or the `problem` for which there are none.
+
+    `confusion[i][j]`: how often an example of class i was taken for class j, in the order of the
+    evaluation's `classes`.
+    """
+
+    model: str
+    model_ref: str
+    accuracy: LeftOutAccuracy | None
+    mean_confidence: float | None
+    confusion: list[list[int]]
+    seconds: float
+    problem: Problem | None
+
+
+class EvaluationAdvice(Document):
+    """The model to use, the classes that need more examples, and both in words."""
+
+    model: str | None
+    more_examples: list[str]
+    text: list[str]
+
+
+class Evaluation(Document):
+    """Leave-one-out accuracies of a support set's examples, for each model."""
+
+    support_set_ref: str
+    classes: list[str]
+    examples: int
+    left_out: int
+    skipped: list[str]
+    models: list[ModelEvaluation]
+    advice: EvaluationAdvice

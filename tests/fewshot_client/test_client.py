@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -162,6 +164,24 @@ def test_a_support_set_from_its_making_to_its_end(client: Client) -> None:
         client.get_set(key)
 
 
+def test_a_set_is_judged_and_taken_away(client: Client) -> None:
+    cats, dogs = ([encoded(noise(seed)) for seed in seeds] for seeds in ((1, 2), (3, 4)))
+    key = client.create_set({"cat": cats, "dog": dogs}).support_set.id
+    found = client.evaluate(key, ["mean"])
+    assert [each.model for each in found.models] == ["mean"]
+    (judged,) = found.models
+    assert judged.accuracy is not None
+    assert judged.accuracy.count == found.left_out == sum(map(sum, judged.confusion)) == 4
+    assert judged.problem is None
+    assert len(client.evaluate(key).models) == len(client.models())
+    with pytest.raises(NotFound):
+        client.evaluate(key, ["none"])
+
+    session = onnxruntime.InferenceSession(client.classifier(key, "mean"))
+    labels = session.get_modelmeta().custom_metadata_map["labels"]
+    assert json.loads(labels) == ["cat", "dog"]
+
+
 def test_pages_follow_each_other(client: Client) -> None:
     made = {client.create_set(name=str(i)).support_set.id for i in range(3)}
     found: list[SupportSet] = []
@@ -251,7 +271,7 @@ def test_its_types_are_the_server_s(server: Server) -> None:
             documented = schemas[names.get(name, name)]["properties"]
             assert set(kind.model_fields) <= set(documented), name
             checked += 1
-    assert checked >= 14
+    assert checked >= 18
 
 
 def test_the_readme_s_example_runs(server: Server, tmp_path: Path) -> None:
