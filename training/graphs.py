@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import onnx
@@ -169,18 +170,21 @@ def export_graph(
 ) -> bytes:
     """One module as an ONNX file without external data, stack traces or source paths."""
     module.eval()
-    program = torch.onnx.export(
-        module,
-        inputs,
-        input_names=input_names,
-        output_names=output_names,
-        dynamic_shapes=dynamic_shapes,
-        opset_version=OPSET,
-        dynamo=True,
-        optimize=True,
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # Where two axes are known to be as long as each other, one name is enough.
+        warnings.filterwarnings("ignore", "# The axis name")
+        program = torch.onnx.export(
+            module,
+            inputs,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=dynamic_shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+            external_data=False,
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     strip(model)
