@@ -40,6 +40,15 @@ class Device(StrEnum):
 Zoo = Annotated[Path | None, typer.Option(help="Folder of zoo entries. Default: the shipped zoo.")]
 Where = Annotated[Device | None, typer.Option(help="Where models run. Default: auto.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Support = Annotated[
+    Path, typer.Option(help="Folder or zip with one sub-folder of images per class.")
+]
+Queries = Annotated[
+    list[Path] | None,
+    typer.Option("--query", help="Images to ask about, or folders of them; more may follow."),
+]
+More = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="More queries.")]
+Model = Annotated[str, typer.Option(help="Id of a model; see `fewshot models list`.")]
 
 
 # --- serving ---------------------------------------------------------------------------------
@@ -58,17 +67,10 @@ def serve(context: typer.Context) -> None:
 
 @app.command()
 def classify(
-    model: Annotated[str, typer.Option(help="Id of a model; see `fewshot models list`.")],
-    support: Annotated[
-        Path, typer.Option(help="Folder or zip with one sub-folder of images per class.")
-    ],
-    query: Annotated[
-        list[Path] | None,
-        typer.Option(help="Images to classify, or folders of them; more may follow."),
-    ] = None,
-    more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="More queries.")
-    ] = None,
+    model: Model,
+    support: Support,
+    query: Queries = None,
+    more: More = None,
     attention: Annotated[
         Path | None, typer.Option(help="Write a picture of the attention per query here.")
     ] = None,
@@ -114,15 +116,6 @@ def classify(
             orders,
         )
     )
-
-
-class Head(StrEnum):
-    """What decides on top of a pretrained network."""
-
-    prototypical = "prototypical"
-    cosine = "cosine"
-    ridge = "ridge"
-    alpaca = "alpaca"
 
 
 # --- training --------------------------------------------------------------------------------
@@ -314,14 +307,6 @@ def plot_task_rank(run: Run, out: Picture = None) -> None:
     training("training.plots.commands").task_rank(run, out)
 
 
-Support = Annotated[
-    Path, typer.Option(help="Folder or zip with one sub-folder of images per class.")
-]
-Queries = Annotated[
-    list[Path] | None, typer.Option("--query", help="Images to ask about, or folders of them.")
-]
-More = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="More queries.")]
-Model = Annotated[str, typer.Option(help="Id of a model; see `fewshot models list`.")]
 OwnPicture = Annotated[
     Path | None,
     typer.Option(help="The PNG; the CSV gets its name. Default: plots/COMMAND.png."),
@@ -405,6 +390,15 @@ def plot_embedding(
 
 
 # --- the zoo ---------------------------------------------------------------------------------
+
+
+class Head(StrEnum):
+    """What decides on top of a pretrained network."""
+
+    prototypical = "prototypical"
+    cosine = "cosine"
+    ridge = "ridge"
+    alpaca = "alpaca"
 
 
 @models.command("list")
