@@ -30,7 +30,7 @@ def conv_norm(inputs: int, outputs: int, size: int) -> list[nn.Module]:
 class ResidualBlock(nn.Module):
     """`[M, inputs, h, w]` -> `[M, outputs, h', w']`, halved when `pool`."""
 
-    def __init__(self, inputs: int, outputs: int, pool: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, pool: bool, relu: bool = True) -> None:
         super().__init__()
         self.body = nn.Sequential(
             *conv_norm(inputs, outputs, 3),
@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
             *conv_norm(outputs, outputs, 3),
         )
         self.shortcut = nn.Sequential(*conv_norm(inputs, outputs, 1))
-        self.activation = nn.LeakyReLU(0.1)
+        self.activation = nn.LeakyReLU(0.1) if relu else nn.Identity()
         self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,21 +49,25 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet12(nn.Module):
-    """Images `[M, C, H, W]` -> feature maps `[M, widths[-1], h, w]`."""
+    """Images `[M, C, H, W]` -> feature maps `[M, widths[-1], h, w]`.
+
+    Without `last_relu`, the last block's sum leaves as it is.
+    """
 
     def __init__(
         self,
         channels: int = 3,
         widths: Sequence[int] = WIDTHS["resnet12-2.6m"],
         pools: Sequence[bool] = (True, True, True, True),
+        last_relu: bool = True,
     ) -> None:
         super().__init__()
         self.out_channels = widths[-1]
         self.reduction = 2 ** sum(pools)
         ins = [channels, *widths]
-        self.stages = nn.Sequential(
-            *(ResidualBlock(a, b, p) for a, b, p in zip(ins, widths, pools, strict=False))
-        )
+        relus = [*[True] * (len(pools) - 1), last_relu]
+        stages = zip(ins, widths, pools, relus, strict=False)
+        self.stages = nn.Sequential(*(ResidualBlock(*stage) for stage in stages))
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.stages(images)

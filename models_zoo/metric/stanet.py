@@ -106,6 +106,7 @@ class STANet(Learner):
     max_way      number of label slots |L|; a task may use fewer
     layers       M, the number of STA layers
     image_size   height and width of the images
+    last_relu    whether feature maps end in a ReLU, or have numbers of either sign
     spatial      "learned", or the ablations "uniform" and "gaussian"
     """
 
@@ -120,9 +121,10 @@ class STANet(Learner):
         key_dim: int = 64,
         value_dim: int = 128,
         spatial: Spatial = "learned",
+        last_relu: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone = build_backbone(backbone, channels, pools)
+        self.backbone = build_backbone(backbone, channels, pools, last_relu)
         self.max_way, self.attention_layers = max_way, layers
         width = self.backbone.out_channels
         side = image_size // self.backbone.reduction

@@ -106,5 +106,16 @@ def test_a_residual_block_adds_the_shortcut_before_the_last_activation() -> None
     assert torch.allclose(block(x), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["conv4-64", "resnet12-2.6m"])
+def test_without_its_last_relu_a_backbone_gives_what_the_relu_would_get(name: str) -> None:
+    with_relu, without = (build_backbone(name, 1, last_relu=on).eval() for on in (True, False))
+    without.load_state_dict(with_relu.state_dict())
+    x = torch.randn(3, 1, 16, 16)
+    slope = 0.0 if name.startswith("conv4") else 0.1
+    features = without(x)
+    assert (features < 0).any()
+    assert torch.equal(with_relu(x), F.leaky_relu(features, slope))
+
+
 def test_stages_can_be_fewer_than_four() -> None:
     assert Conv4(1, 8, (True, True, True))(torch.rand(1, 1, 28, 28)).shape == (1, 8, 3, 3)

@@ -37,7 +37,7 @@ def test_leaving_one_out_measures_every_entry_and_shows_confusions(
 
 
 def tenth(number: float) -> str:
-    """As JavaScript's toFixed(1) writes it: of two equally near tenths, the larger (0.25 -> 0.3)."""
+    """As JavaScript's toFixed(1) writes it: the larger of two equally near tenths (0.25: 0.3)."""
     return str(Decimal(number).quantize(Decimal("0.1"), ROUND_HALF_UP))
 
 
