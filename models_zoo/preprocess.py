@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import ExifTags, Image, ImageOps
 from models_zoo.cards import InputSpec
 
 _LONGEST = 8
+#: Pixels of a strip.
+_STRIP = 1 << 20
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -31,14 +34,24 @@ def flatten(image: Image.Image) -> Image.Image:
 
 def to_8_bit(image: Image.Image) -> Image.Image:
     """16-bit, 32-bit and float grey -> "L". Pillow's own `convert` clips instead of scaling."""
-    values = np.asarray(image, dtype=np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    top = 65535.0 if image.mode != "F" else 1.0
-    if values.size and values.max() > top:
-        top = float(values.max())
-    if image.mode != "F" and values.size and values.max() <= 255:
+    largest = max((float(strip.max()) for strip in _strips(image)), default=0.0)
+    top = max(largest, 65535.0 if image.mode != "F" else 1.0)
+    if image.mode != "F" and largest <= 255:
         top = 255.0
-    return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8))
+    grey = np.empty((image.height, image.width), np.uint8)
+    row = 0
+    for strip in _strips(image):
+        grey[row : row + len(strip)] = np.clip(strip * (255.0 / top), 0, 255).round()
+        row += len(strip)
+    return Image.fromarray(grey)
+
+
+def _strips(image: Image.Image) -> Iterator[NDArray[np.float64]]:
+    """Some rows at a time: a float of every pixel at once would be many times the image."""
+    rows = max(1, _STRIP // max(1, image.width))
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        yield np.nan_to_num(np.asarray(part, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def cut_middle(

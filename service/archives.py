@@ -7,8 +7,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +22,7 @@ from service.problems import (
 )
 
 _END, _ZIP64 = b"PK\x05\x06", b"PK\x06\x07"
-_END_BYTES, _ENTRY_BYTES, _MAX_PATH = 22, 46, 1024
+_END_BYTES, _ENTRY_BYTES, _MAX_PATH, _MAX_DEPTH = 22, 46, 1024, 16
 _JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
@@ -43,35 +43,43 @@ class Member:
     data: bytes
 
 
+def archive_size(data: bytes, ref: FileRef, limits: ArchiveLimits) -> int:
+    """What an archive counts for in the queue, before it is unpacked: its files, or the MiB that it
+    says they have where those are more. Raises `BadArchive` or `ArchiveTooLarge`."""
+    with _opened(data, ref, limits) as archive:
+        files = [
+            info for path, info in _listing(archive, ref, limits).items() if _is_file(path, info)
+        ]
+        return max(len(files), sum(info.file_size for info in files) >> 20)
+
+
 def read_archive(data: bytes, ref: FileRef, limits: ArchiveLimits) -> list[Member]:
     """Unpack a zip in memory, sorted by path. Nothing is written to disk.
 
     The size of the directory, the number of files, the declared sizes and the bytes really
     unpacked are all bounded. Raises `BadArchive`, `ArchiveTooLarge`, `EmptyClass` or `NoSupport`.
     """
+    with _opened(data, ref, limits) as archive:
+        entries = _listing(archive, ref, limits)
+        files = {path: info for path, info in entries.items() if _is_file(path, info)}
+        folders = (path for path, info in entries.items() if info.is_dir())
+        labels = _labels(files, folders, str(ref), ref)
+        left = limits.max_bytes
+        members = []
+        for path in sorted(files):
+            content = _unpack(archive, files[path], left, ref, limits)
+            left -= len(content)
+            members.append(Member(labels[path], str(path), content))
+        return members
+
+
+@contextmanager
+def _opened(data: bytes, ref: FileRef, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
+    """Raises `BadArchive` for whatever is wrong while it is open."""
     _check_directory(data, ref, limits)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = {_safe_path(info, ref): info for info in archive.infolist()}
-            files = {
-                path: info
-                for path, info in entries.items()
-                if not info.is_dir() and not _is_junk(path)
-            }
-            labels = _labels(
-                files, (p for p, info in entries.items() if info.is_dir()), str(ref), ref
-            )
-            if len(files) > limits.max_files:
-                raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
-            if sum(info.file_size for info in files.values()) > limits.max_bytes:
-                raise _too_large(ref, limits)
-            left = limits.max_bytes
-            members = []
-            for path in sorted(files):
-                content = _unpack(archive, files[path], left, ref, limits)
-                left -= len(content)
-                members.append(Member(labels[path], str(path), content))
-            return members
+            yield archive
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -83,6 +91,23 @@ def read_archive(data: bytes, ref: FileRef, limits: ArchiveLimits) -> list[Membe
         RuntimeError,
     ) as error:
         raise BadArchive(f"{ref} is not a readable zip: {error}", file=ref) from None
+
+
+def _listing(
+    archive: zipfile.ZipFile, ref: FileRef, limits: ArchiveLimits
+) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """Files and folders by path; their number and the sizes that they declare are in order."""
+    entries = {_safe_path(info, ref): info for info in archive.infolist()}
+    files = [info for path, info in entries.items() if _is_file(path, info)]
+    if len(files) > limits.max_files:
+        raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
+    if sum(info.file_size for info in files) > limits.max_bytes:
+        raise _too_large(ref, limits)
+    return entries
+
+
+def _is_file(path: PurePosixPath, info: zipfile.ZipInfo) -> bool:
+    return not info.is_dir() and not _is_junk(path)
 
 
 def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
@@ -150,6 +175,9 @@ def _safe_path(info: zipfile.ZipInfo, ref: FileRef) -> PurePosixPath:
     outside = path.is_absolute() or ".." in path.parts
     if not path.parts or outside or not name.isprintable() or len(name) > _MAX_PATH:
         raise BadArchive(f"{ref}: unsafe path {name[:100]!r}", file=ref)
+    if len(path.parts) > _MAX_DEPTH:
+        detail = f"{ref}: {name[:100]!r} lies more than {_MAX_DEPTH} folders deep"
+        raise BadArchive(detail, file=ref)
     if info.flag_bits & 0x1:
         raise BadArchive(f"{ref}: {path} is encrypted", file=ref)
     if stat.S_ISLNK(info.external_attr >> 16):

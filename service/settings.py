@@ -250,7 +250,7 @@ class Settings(BaseSettings):
     max_image_megapixels: float = Field(
         40.0,
         gt=0,
-        le=1000,
+        le=178,  # what Pillow decodes at most
         description="Largest image in millions of pixels, read from its header before anything is "
         "decoded. Raise it for camera originals beyond 40 MP; each costs about 4 bytes a pixel.",
     )

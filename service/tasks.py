@@ -45,11 +45,6 @@ class Ask:
     inner_lr: float | None = None
     orders: int | None = None
 
-    @property
-    def images(self) -> int:
-        """What the request counts for in the queue: each order is a task of its own."""
-        return (len(self.support) + len(self.queries)) * (self.orders or 1)
-
 
 def pair(uploads: Sequence[Upload], labels: Sequence[str], max_length: int) -> list[Example]:
     """Images and labels in the same order -> examples. Raises `LabelCount` or `InvalidLabel`."""

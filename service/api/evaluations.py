@@ -65,7 +65,7 @@ async def evaluate_support_set(
         return await classifier.off_loop(Evaluation.of, stored, found)
 
     def images(stored: StoredSupport) -> int:
-        return max(1, len(stored.labels) * len(wanted))
+        return max(1, len(stored.labels))  # the models are judged one after another
 
     work = use_set(classifier, store, caller, set_id, timeout, images, judge)
     return await unless_gone(request, work)

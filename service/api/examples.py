@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive
-from service.api.forms import require_multipart
+from service.api.forms import require_multipart, support_size
 from service.api.new_examples import (
     Images,
     Labels,
@@ -71,12 +71,13 @@ async def add_examples(
     archive: Archive = None,
 ) -> Response:
     await store.run(store.sets.get, caller.id, set_id)  # before any image is decoded
-    sent = await read_examples(classifier, images, labels, archive)
-    if not sent:
-        raise NoSupport("send images with labels, or an archive")
 
     async def work() -> Answer:
-        async with classifier.admission.admit(len(sent), timeout):
+        size = await support_size(classifier, images, ("archive", archive))
+        async with classifier.admission.admit(max(1, size), timeout):
+            sent = await read_examples(classifier, images, labels, archive)
+            if not sent:
+                raise NoSupport("send images with labels, or an archive")
             asked = await store.run(once, idempotency_key, request, [], sent)
             checked = await check_examples(classifier, sent)
             return await store.run(

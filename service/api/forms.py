@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Request, UploadFile
 from pydantic import BeforeValidator
 
-from service.archives import read_archive
+from service.archives import archive_size, read_archive
 from service.classifier import Classifier
 from service.images import Upload, clean_name
 from service.problems import FileRef, InvalidRequest, NotMultipart
@@ -34,6 +34,22 @@ async def form_or_nothing(request: Request) -> None:
 
 
 Files = Annotated[list[UploadFile], BeforeValidator(_drop_blanks)]
+
+
+async def support_size(
+    classifier: Classifier, images: Sequence[UploadFile], archive: tuple[str, UploadFile | None]
+) -> int:
+    """What the support counts for in the queue, before any of it is unpacked. Raises the problems
+    of `archives`."""
+    field, file = archive
+    found = await read(field, [file] if file else [])
+    if file is None or not found:
+        return len(images)
+    await file.seek(0)
+    [upload] = found
+    return await classifier.off_loop(
+        archive_size, upload.data, upload.ref, classifier.archive_limits
+    )
 
 
 async def read_support(

@@ -10,7 +10,7 @@ from service.answers import build
 from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive, Attention, InnerLr, Model, Orders, QueryImages, Steps, TopK
-from service.api.forms import Files, read, read_support, require_multipart
+from service.api.forms import Files, read, read_support, require_multipart, support_size
 from service.classifier import Classifier, Outcome
 from service.schemas import AttentionMode, Predictions
 from service.settings import Settings
@@ -81,18 +81,17 @@ async def predict(
     inner_lr: InnerLr = None,
     orders: Orders = None,
 ) -> Response:
-    support = await read_support(
-        classifier,
-        ("support_images", support_images),
-        support_labels,
-        ("support_archive", support_archive),
-    )
-    queries = await read("query_images", query_images)
-    ask = Ask(model, tuple(support), tuple(queries), steps, inner_lr, orders)
+    archive = ("support_archive", support_archive)
 
     async def answer() -> bytes:
         wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
-        async with classifier.admission.admit(ask.images, timeout) as deadline:
+        count = await support_size(classifier, support_images, archive) + len(query_images)
+        # Each order is a task of its own.
+        async with classifier.admission.admit(count * (orders or 1), timeout) as deadline:
+            images = ("support_images", support_images)
+            support = await read_support(classifier, images, support_labels, archive)
+            queries = await read("query_images", query_images)
+            ask = Ask(model, tuple(support), tuple(queries), steps, inner_lr, orders)
             outcome = await classifier.classify(ask, wanted, keep, deadline)
             return await rendered(classifier, outcome, attention, top_k)
 

@@ -17,7 +17,7 @@ from service.store.records import ExampleRecord, SetRecord
 from service.store.replays import Once
 from service.tasks import Example
 
-_MAX_NAME, _MAX_METADATA, MAX_TTL = 200, 16_384, 10 * 365 * 24 * 3600
+_MAX_NAME, _MAX_METADATA, _MAX_LEVELS, MAX_TTL = 200, 16_384, 20, 10 * 365 * 24 * 3600
 _MAX_KEY, _MAX_CURSOR = 255, 500
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Most entries in one answer.")]
@@ -116,14 +116,15 @@ def check_metadata(value: object) -> dict[str, Any]:
         size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
     except (ValueError, RecursionError):  # NaN, lone surrogates, endless depth
         raise InvalidRequest("metadata: not plain JSON text") from None
-    if size > _MAX_METADATA or _depth(value) > 20:
-        raise InvalidRequest(f"metadata: at most {_MAX_METADATA} bytes and 20 levels")
+    if size > _MAX_METADATA or _is_deeper(value, _MAX_LEVELS):
+        raise InvalidRequest(f"metadata: at most {_MAX_METADATA} bytes and {_MAX_LEVELS} levels")
     return value
 
 
-def _depth(value: object) -> int:
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether it has more levels; looks no deeper."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max((_depth(one) for one in inner), default=0)
+    return levels == 0 or any(_is_deeper(one, levels - 1) for one in inner)
 
 
 def next_set(last: SetRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -31,9 +32,11 @@ async def use_set(
     Begun again where an example was deleted meanwhile. Raises what `work` does, `Overloaded`,
     `DeadlineExceeded`, and the problems of the store.
     """
+    until = time.perf_counter() + timeout
     for left in reversed(range(_TRIES)):
         stored = await store.run(store.sets.stored, caller.id, set_id)
-        async with classifier.admission.admit(images(stored), timeout) as deadline:
+        rest = max(0.0, until - time.perf_counter())
+        async with classifier.admission.admit(images(stored), rest) as deadline:
             try:
                 return await work(stored, deadline)
             except SetChanged:

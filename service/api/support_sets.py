@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive
-from service.api.forms import form_or_nothing
+from service.api.forms import form_or_nothing, support_size
 from service.api.new_examples import (
     Images,
     Labels,
@@ -82,10 +82,11 @@ async def create_support_set(
     ] = None,
 ) -> Response:
     name, kept, ttl = clean_set_name(name), read_metadata(metadata), clean_ttl(ttl)
-    sent = await read_examples(classifier, images, labels, archive)
 
     async def work() -> Answer:
-        async with classifier.admission.admit(max(1, len(sent)), timeout):
+        size = await support_size(classifier, images, ("archive", archive))
+        async with classifier.admission.admit(max(1, size), timeout):
+            sent = await read_examples(classifier, images, labels, archive)
             asked = await store.run(once, idempotency_key, request, [name, kept, ttl], sent)
             checked = await check_examples(classifier, sent)
             return await store.run(

@@ -1,4 +1,8 @@
-"""Admission: a permit per request, counted in images, taken before any work and held to the end."""
+"""Admission: a permit per request, counted in images, taken before any work and held to the end.
+
+The largest request counts for half of what there is room for, so that it neither locks out
+everybody else nor waits for the moment when nobody else asks.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,11 @@ _MAX_RETRY_AFTER = 60
 
 
 class Admission:
-    """Bounds the images that wait or run. A request alone is let in whatever its size."""
+    """Bounds the images that wait or run."""
 
     def __init__(self, max_images: int, timeout_s: float, events: Events | None = None) -> None:
-        self._max_images, self._timeout_s = max_images, timeout_s
+        self._max_images, self._most = max_images, max(1, max_images // 2)
+        self._timeout_s = timeout_s
         self._events = events or Events()
         self._lock = threading.Lock()
         self._seconds_per_image = 0.01
@@ -34,6 +39,7 @@ class Admission:
         Raises `Overloaded` with Retry-After, or `DeadlineExceeded`.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        images = min(images, self._most)
         self._take(images)
         start = time.perf_counter()
         try:

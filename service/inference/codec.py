@@ -16,7 +16,7 @@ from service.problems import AnswerTooLarge, InvalidTensor, MalformedInference
 
 HEADER = "Inference-Header-Content-Length"
 #: Numbers as JSON take many times their size in memory while they are read.
-MAX_JSON = 16 << 20
+MAX_JSON = 4 << 20
 _MAX_RANK = 8
 
 

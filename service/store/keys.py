@@ -37,7 +37,8 @@ class Scope(StrEnum):
     admin = "admin"
 
 
-#: read: ask, and see one's own sets. write: also make and change them. admin: also run the service.
+#: read: ask, and see one's own sets. write: also make and change them. admin: all of that; kept
+#: for routes that would run the service, of which there are none.
 _INCLUDES = {
     Scope.read: frozenset({Scope.read}),
     Scope.write: frozenset({Scope.read, Scope.write}),

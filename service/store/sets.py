@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
 
 from service.images import Upload
 from service.problems import FileRef, SetChanged, StoreUnavailable, TooManySets
@@ -77,14 +77,8 @@ class SupportSets:
         were sent and none could be stored."""
 
         def work(connection: Connection) -> Added:
-            mine = support_sets.c.owner == owner
-            count = connection.execute(select(func.count()).select_from(support_sets).where(mine))
-            if count.scalar_one() >= self._limits.sets:
-                raise TooManySets(
-                    f"at most {self._limits.sets} support sets are kept; delete some first",
-                    limit=self._limits.sets,
-                )
             now, set_id = self.clock(), f"set_{secrets.token_hex(12)}"
+            self._make_room(connection, support_sets.c.owner == owner, now)
             connection.execute(
                 insert(support_sets).values(
                     id=set_id,
@@ -266,17 +260,31 @@ class SupportSets:
     ) -> Row[Any]:
         return find_set(connection, owner, set_id, self.clock(), revisions, lock)
 
+    def _make_room(self, connection: Connection, mine: ColumnElement[bool], now: float) -> None:
+        """Raises `TooManySets`. Expired sets count only until their room is needed: then they are
+        forgotten sooner than they would be."""
+        most = self._limits.sets
+        count = select(func.count()).select_from(support_sets).where(mine)
+        if connection.execute(count).scalar_one() < most:
+            return
+        connection.execute(delete(support_sets).where(mine, support_sets.c.expires_at <= now))
+        if connection.execute(count).scalar_one() >= most:
+            detail = f"at most {most} support sets are kept; delete some first"
+            raise TooManySets(detail, limit=most)
+
     def _touch(self, row: Row[Any]) -> None:
-        """Put the expiry off, if the last time was long enough ago."""
-        now = self.clock()
-        due = row.expires_at is not None and now + row.ttl > row.expires_at
-        if due:
-            with self._database.write() as connection:
-                connection.execute(
-                    update(support_sets)
-                    .where(support_sets.c.id == row.id, support_sets.c.ttl == row.ttl)
-                    .values(expires_at=expiry(now, row.ttl))
-                )
+        """Put the expiry off, if the last time was long enough ago and it has not come."""
+        if row.expires_at is None or self.clock() + row.ttl <= row.expires_at:
+            return
+        with self._database.write() as connection:
+            this = (support_sets.c.id == row.id, support_sets.c.ttl == row.ttl)
+            found = connection.execute(
+                select(support_sets.c.expires_at).where(*this).with_for_update()
+            ).first()
+            now = self.clock()  # after waiting for the lock: the set may have gone meanwhile
+            if found is not None and found.expires_at > now:
+                values = {"expires_at": expiry(now, row.ttl)}
+                connection.execute(update(support_sets).where(*this).values(values))
 
     def _added(
         self, connection: Connection, owner: str, set_id: str, results: list[Result]

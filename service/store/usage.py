@@ -27,7 +27,8 @@ class Usage:
         for _ in range(_TRIES):
             try:
                 with self._database.write() as connection:
-                    used = connection.execute(select(key_usage.c.used).where(*row)).scalar()
+                    query = select(key_usage.c.used).where(*row).with_for_update()
+                    used = connection.execute(query).scalar()
                     taken = max(0, min(wanted, quota - (used or 0)))
                     if used is None:
                         connection.execute(delete(key_usage).where(key_usage.c.day < day - 1))

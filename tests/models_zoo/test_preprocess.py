@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from models_zoo import preprocess
 from models_zoo.cards import InputSpec
 from models_zoo.preprocess import flatten, to_pixels
 
@@ -83,6 +84,20 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 def test_eight_bits_in_a_sixteen_bit_file_stay_as_they_are() -> None:
     values = np.arange(256, dtype=np.uint16).reshape(16, 16)
     assert np.array_equal(pixels(stored(Image.fromarray(values)))[..., 0], values)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_deep_greys_are_the_same_however_many_rows_are_taken_at_a_time(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4", "F": "<f4"}[mode]
+    values = np.random.default_rng(0).integers(0, 65536, (7, 5)).astype(kind)
+    image = Image.frombytes(mode, (5, 7), values.tobytes())
+    whole = np.asarray(preprocess.to_8_bit(image))
+    top = values.max() if mode == "F" else 65535
+    np.testing.assert_array_equal(whole, (values * (255 / top)).round())
+    monkeypatch.setattr(preprocess, "_STRIP", 12)  # two rows
+    np.testing.assert_array_equal(preprocess.to_8_bit(image), whole)
 
 
 def test_floats_are_of_zero_to_one_and_broken_ones_are_dark() -> None:

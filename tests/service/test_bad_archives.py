@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from service.api import forms
+from service.archives import ArchiveLimits, archive_size
+from service.problems import FileRef
 from tests.service.asking import ask, assert_problem, encoded, noise, zipped
 
 QUERY = [encoded(noise(99))]
@@ -64,6 +67,7 @@ def _encrypted() -> bytes:
         (zipped({"..\\a\\1.png": b"x", **GOOD}), "bad-archive"),
         (zipped({"1.png": b"x", **GOOD}), "bad-archive"),
         (zipped({"a/\x1b[2J.png": b"x", **GOOD}), "bad-archive"),
+        (zipped({"x/" + "a/" * 500 + "1.png": b"x", **GOOD}), "bad-archive"),
         (zipped({"c/": b"", **GOOD}), "empty-class"),
         (zipped({"a/1.png": GOOD["a/1.png"], "a/2.png": GOOD["b/1.png"]}), "one-class"),
         (zipped({f"a/{i}.png": b"" for i in range(41)}), "archive-too-large"),
@@ -80,6 +84,25 @@ def test_faulty_archives(client: TestClient, data: bytes, kind: str) -> None:
     document = assert_problem(_archive(client, data), 422, kind)
     if kind in ("bad-archive", "archive-too-large", "empty-file"):
         assert document["file"] == {"field": "support_archive", "index": 0, "name": "set.zip"}
+
+
+def test_an_archive_waits_for_its_turn_before_it_is_unpacked(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts for its files, or for its megabytes where those are more."""
+    ref, limits = FileRef("archive", 0, "set.zip"), ArchiveLimits(40, 8 << 20)
+    assert archive_size(zipped(GOOD), ref, limits) == 2
+    assert archive_size(_deflated(5 << 20), ref, limits) == 5
+
+    def unpacked(*_: object) -> None:
+        raise AssertionError("unpacked while others were waiting")
+
+    monkeypatch.setattr(forms, "read_archive", unpacked)
+    admission = client.app.state.classifier.admission
+    monkeypatch.setattr(admission, "held", admission._max_images)
+    assert_problem(_archive(client, zipped(GOOD)), 429, "overloaded")
+    data = {"archive": ("set.zip", zipped(GOOD))}
+    assert_problem(client.post("/v1/support-sets", files=data), 429, "overloaded")
 
 
 def test_a_faulty_image_in_an_archive_is_named_by_its_path(client: TestClient) -> None:

@@ -116,6 +116,24 @@ def test_faulty_examples(
     assert_problem(add(client, set_id, support, **fields), status, kind)
 
 
+@pytest.mark.parametrize("levels", [21, 300, 600, 900])
+def test_deep_metadata_is_refused(client: TestClient, set_id: str, levels: int) -> None:
+    deep = '{"a":' * levels + "1" + "}" * levels
+    response = client.post(SETS, data={"metadata": deep})
+    assert_problem(response, 422, "invalid-request")
+    body = '{"metadata":' + deep + "}"
+    kind = {"content-type": "application/json"}
+    response = client.patch(f"{SETS}/{set_id}", content=body, headers=kind)
+    assert_problem(response, 422, "invalid-request")
+
+
+def test_json_is_bounded_more_tightly_than_images(client: TestClient, set_id: str) -> None:
+    body = b'{"metadata":[' + b"[]," * 90_000 + b"0]}"
+    for headers in ({"content-type": "application/json"}, {}):
+        response = client.patch(f"{SETS}/{set_id}", content=body, headers=headers)
+        assert_problem(response, 413, "body-too-large")
+
+
 def test_adding_nothing_is_told(client: TestClient, set_id: str) -> None:
     assert_problem(add(client, set_id), 422, "no-support")
 

@@ -99,16 +99,25 @@ def test_closing_finishes_what_runs_and_gives_up_what_waits(engine: Engine, gate
 def test_the_queue_is_counted_in_images_and_says_when_to_return() -> None:
     async def scenario() -> None:
         admission = Admission(10, timeout_s=5)
-        async with admission.admit(6):
+        async with admission.admit(4), admission.admit(4):
             with pytest.raises(Overloaded) as caught:
-                async with admission.admit(5):
+                async with admission.admit(3):
                     pass
             assert int(caught.value.headers["Retry-After"]) >= 1
-            async with admission.admit(4):
+            async with admission.admit(2):
                 assert admission.held == 10
         assert admission.held == 0
-        async with admission.admit(1000):  # nothing else is held: better served than never
-            pass
+
+    asyncio.run(scenario())
+
+
+def test_the_largest_request_leaves_half_of_the_queue_to_the_others() -> None:
+    async def scenario() -> None:
+        admission = Admission(10, timeout_s=5)
+        async with admission.admit(3), admission.admit(1000):  # does not wait until it is alone
+            assert admission.held == 8
+            async with admission.admit(2):
+                pass
 
     asyncio.run(scenario())
 

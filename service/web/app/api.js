@@ -145,7 +145,10 @@ const set = (id, rest = "") => `v1/support-sets/${encodeURIComponent(id)}${rest}
 
 export const getSet = (id) => call("GET", set(id));
 export const deleteSet = (id) => call("DELETE", set(id));
-export const patchSet = (id, body) => call("PATCH", set(id), { body });
+/** With a `revision`, only if the set is still at it: otherwise `Problem` 412. */
+export const patchSet = (id, body, revision = null) => call("PATCH", set(id), {
+  body, headers: revision === null ? {} : { "If-Match": `"${revision}"` },
+});
 export const deleteExample = (id, example) =>
   call("DELETE", set(id, `/examples/${encodeURIComponent(example)}`));
 export const exampleImage = (id, example) =>

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { announce } from "./dom.js";
+import { refresh } from "./sets.js";
 import { changed, state } from "./state.js";
 
 let tail = Promise.resolve();
@@ -26,9 +27,12 @@ export async function told(work) {
 /** The order of the classes, and those still empty, as they are kept with the set. */
 export const note = () => ({ page: { classes: state.classes.map((one) => one.label) } });
 
-/** The set as the server has it after an edit. */
+/** The set as the server has it after an edit, which is one revision later. What others have done
+ * meanwhile is not on the page yet: it is fetched. */
 export function kept(set) {
   if (state.set?.id !== set.id) return; // another one is shown by now
-  state.set = { ...set };
+  const ours = state.set.revision + 1;
+  state.set = { ...set, revision: Math.min(set.revision, ours) };
   changed();
+  if (set.revision > ours) refresh().catch(() => {});
 }

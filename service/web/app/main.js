@@ -19,6 +19,8 @@ import * as teach from "./teach.js";
 import * as why from "./why.js";
 
 const KNOCK_MS = 1500;
+/** Of a service that starts, stops or has too much to do. */
+const BUSY = [429, 503, 504];
 
 for (const place of document.querySelectorAll("[data-icon]")) {
   place.prepend(icon(place.dataset.icon));
@@ -37,7 +39,8 @@ async function boot() {
       [state.models, state.limits] = await Promise.all([api.models(), api.limits()]);
       break;
     } catch (error) {
-      if (error instanceof api.Problem) return announce(error.message, "error");
+      const passing = error instanceof api.Gone || BUSY.includes(error.status);
+      if (!passing) return announce(error.message, "error");
       await new Promise((resolve) => setTimeout(resolve, KNOCK_MS));
     }
   }

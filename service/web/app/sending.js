@@ -69,8 +69,8 @@ async function send() {
       const answer = await api.addExamples(state.set.id, fields, key, (sent, all) =>
         spread(items, sent, all));
       if (mine !== epoch) return;
-      settle(items, answer);
       batch = null;
+      await settle(items, answer);
     } catch (error) {
       if (mine !== epoch) return;
       if (error instanceof api.Problem && !PASSING.includes(error.status)) {
@@ -108,10 +108,11 @@ function nextBatch() {
 
 async function makeSet(mine) {
   if (state.set) return;
-  creation ??= api.newKey(); // should the answer get lost, the same set is given
-  const made = await api.createSet(
-    [["name", ""], ["metadata", JSON.stringify(note())]], creation,
-  );
+  // Should the answer get lost, the same is asked for again and the same set is given.
+  creation ??= {
+    key: api.newKey(), fields: [["name", ""], ["metadata", JSON.stringify(note())]],
+  };
+  const made = await api.createSet(creation.fields, creation.key);
   if (mine !== epoch) return;
   creation = null;
   state.set = made.support_set;
@@ -125,11 +126,14 @@ function spread(items, sent, all) {
   changed();
 }
 
-function settle(items, { support_set: set, results }) {
+async function settle(items, { support_set: set, results }) {
+  const unwanted = [];
   results.forEach((result, index) => {
     const item = items[index];
     if (result.status === "rejected") item.problem = result.problem;
-    else if (result.status === "duplicate" && result.example.label === labelOf(item)) dismiss(item);
+    else if (result.status === "created" && !isWanted(item, result.example)) {
+      unwanted.push(result.example.id);
+    } else if (result.status === "duplicate" && result.example.label === labelOf(item)) dismiss(item);
     else if (result.status === "duplicate") {
       item.note = `The very same image is already an example of “${result.example.label}”.`;
     } else {
@@ -138,9 +142,18 @@ function settle(items, { support_set: set, results }) {
     }
   });
   kept(set);
-  const added = results.filter((one) => one.status === "created").length;
+  for (const id of unwanted) {
+    await api.deleteExample(set.id, id);
+    if (state.set?.id === set.id) state.set.revision += 1;
+  }
+  const added = results.filter((one) => one.status === "created").length - unwanted.length;
   if (added) announce(`${count(added, "example")} added`);
 }
+
+/** Whether it is still to be an example of that class: the batch may have waited for long. One that
+ * is not wanted under that name but is still there goes again under its new one. */
+const isWanted = (item, example) =>
+  state.pending.includes(item) && labelOf(item) === example.label;
 
 /** None was taken: each gets its own fault, or that of the request. */
 function refuse(items, error) {

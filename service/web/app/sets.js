@@ -8,6 +8,7 @@ import { dismiss, forgetPending } from "./sending.js";
 import { changed, examplesOf, newKey, state } from "./state.js";
 
 const AT_ONCE = 6;
+const TRIES = 4;
 /** While many images come in, the page is drawn again at most this often. */
 const REDRAW_MS = 150;
 
@@ -131,10 +132,18 @@ export const removeClass = (one) => told(() => serially(async () => {
   announce(`Class ${one.label} deleted`);
 }));
 
+/** The metadata is written as a whole, so not over what somebody else has written meanwhile. */
 async function saveClasses() {
-  if (!state.set) return;
-  const metadata = { ...state.set.metadata, ...note() };
-  kept(await api.patchSet(state.set.id, { metadata }));
+  let { set } = state;
+  for (let left = TRIES; set; left -= 1) {
+    const metadata = { ...set.metadata, ...note() };
+    try {
+      return kept(await api.patchSet(set.id, { metadata }, set.revision));
+    } catch (error) {
+      if (error.status !== 412 || left <= 1) throw error;
+      set = await api.getSet(set.id);
+    }
+  }
 }
 
 const noteClasses = () => told(() => serially(saveClasses));

@@ -54,12 +54,20 @@ async function takeClassifier() {
   }
 }
 
-/** A folder per class, which the service and the command line take as they are. */
+/** A folder per class, as the service and the command line take it. */
 async function takeZip() {
   const missing = state.examples.filter((one) => !one.blob).length;
   if (missing) return announce(`${count(missing, "image")} not loaded yet; try again.`, "error");
-  const files = state.classes.flatMap((one) => examplesOf(one.label).map((example, index) => ({
-    path: `${folderName(one.label)}/${String(index + 1).padStart(3, "0")}-${plain(example.filename)}`,
+  const folders = new Set();
+  const folder = (label) => {
+    let name = folderName(label);
+    while (folders.has(name.toLowerCase())) name += "_"; // as "a/b" and "a:b" would be one
+    folders.add(name.toLowerCase());
+    return name;
+  };
+  const named = state.classes.map((one) => [folder(one.label), one.label]);
+  const files = named.flatMap(([name, label]) => examplesOf(label).map((example, index) => ({
+    path: `${name}/${String(index + 1).padStart(3, "0")}-${plain(example.filename)}`,
     blob: example.blob,
   })));
   save(await zip(files), `${fileName(state.set.name)}.zip`);
@@ -89,7 +97,7 @@ async function copy(text) {
 function queryName() {
   const { name = "query.png", blob } = state.query ?? {};
   if (/^[\w.-]+$/.test(name)) return name;
-  return `query.${(blob?.type ?? "image/png").split("/")[1].replace("jpeg", "jpg")}`;
+  return `query.${(blob?.type || "image/png").split("/")[1].replace("jpeg", "jpg")}`;
 }
 
 const where = () => api.address(`v1/support-sets/${state.set?.id ?? "SET"}/predictions`);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.service.page.visiting import (
     give,
     load_sample,
     opened,
+    rename,
     set_id,
     stored,
     thumbs,
@@ -94,6 +96,54 @@ def test_the_service_gone_and_back(browser: Any, tmp_path: Path) -> None:
         assert stored(page, service) == {"cross": 3, "hook": 3, "loop": 4}
         assert page.watch.complaints == []
         page.context.close()
+
+
+def test_what_was_deleted_or_renamed_while_the_service_was_gone_stays_so(
+    browser: Any, tmp_path: Path
+) -> None:
+    with running(tmp_path / "data") as service:
+        page = opened(browser, service)
+        load_sample(page)
+        for n in (4, 5):
+            page.locator("#add-class").click()
+            card(page, f"Class {n}").wait_for()
+        service.stop()
+        give(page, "Class 4", [QUERIES["loop"]])
+        page.locator("#offline").wait_for()
+        give(page, "Class 5", [QUERIES["cross"]])
+        rename(page, "Class 5", "plus")
+        card(page, "Class 4").get_by_role("button", name="Delete the class Class 4").click()
+        wait_count(page.locator(".sending"), 1)
+        service.start()
+        page.locator("#offline").wait_for(state="hidden")
+        wait_count(thumbs(page, "plus"), 1)
+        wait_count(page.locator(".sending"), 0)
+        counts = {"cross": 3, "hook": 3, "loop": 3, "plus": 1}
+        give_up = time.monotonic() + 10
+        while stored(page, service) != counts:  # what had been on its way is taken back
+            assert time.monotonic() < give_up, stored(page, service)
+            page.wait_for_timeout(100)
+        page.context.close()
+
+
+def test_what_others_do_to_the_set_meanwhile_is_shown_and_kept(page: Any, service: Service) -> None:
+    load_sample(page)
+    url = f"{service.base}/v1/support-sets/{set_id(page)}"
+    metadata = httpx.get(url).json()["metadata"] | {"team": "north"}
+    httpx.patch(url, json={"metadata": metadata}).raise_for_status()
+    files = {"images": ("new.png", QUERIES["cross"].read_bytes())}
+    httpx.post(f"{url}/examples", files=files, data={"labels": "cross"}).raise_for_status()
+    page.locator("#add-class").click()
+    wait_count(thumbs(page, "cross"), 4)
+    until(page, "document.querySelectorAll('#classes > li').length === 4")
+    kept = httpx.get(url).json()["metadata"]
+    assert kept["team"] == "north"
+    assert kept["page"]["classes"] == ["cross", "hook", "loop", "Class 4"]
+    files = {"images": ("other.png", QUERIES["hook"].read_bytes())}
+    httpx.post(f"{url}/examples", files=files, data={"labels": "hook"}).raise_for_status()
+    give(page, "loop", [QUERIES["loop"]])
+    wait_count(thumbs(page, "hook"), 4)
+    wait_count(thumbs(page, "loop"), 4)
 
 
 def test_what_is_under_way_when_another_set_is_begun_stays_with_its_own(

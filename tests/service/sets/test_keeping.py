@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
@@ -75,6 +76,31 @@ def test_a_set_lives_its_ttl_after_each_use_and_then_is_gone(
     clock.now += 8 * 24 * 3600
     client.app.state.store.sets.sweep()
     assert_problem(client.get(f"{SETS}/{set_id}"), 404, "unknown-support-set")
+
+
+def test_expired_sets_do_not_stand_in_the_way_of_new_ones(client: TestClient, clock: Clock) -> None:
+    kept = made(client)
+    for _ in range(200):
+        last = make_set(client, ttl=10)
+        if last.status_code != 201:
+            break
+    assert_problem(last, 409, "too-many-sets")
+    clock.now += 11
+    assert make_set(client, ttl=10).status_code == 201
+    assert client.get(f"{SETS}/{kept}").status_code == 200
+
+
+def test_a_use_that_waited_until_the_set_expired_does_not_bring_it_back(
+    client: TestClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_id = made(client, ttl=1000)
+    clock.now += 1040
+    times = [clock.now, clock.now]  # found, and found to be due; then it waits to write
+    store = client.app.state.store
+    monkeypatch.setattr(store.sets, "clock", lambda: times.pop() if times else clock.now + 11)
+    ask_set(client, set_id, QUERIES)
+    assert not times
+    assert_problem(client.get(f"{SETS}/{set_id}"), 410, "support-set-expired")
 
 
 def test_the_sweep_deletes_the_images_of_expired_sets_alone(
