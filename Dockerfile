@@ -40,7 +40,8 @@ RUN pip install --no-deps /wheels/*.whl
 
 FROM dependencies AS gpu-environment
 # The extras of onnxruntime-gpu bring CUDA and cuDNN as wheels: the host needs the driver alone.
-RUN pip install -c constraints.txt 'onnxruntime-gpu[cuda,cudnn]'
+# nvidia-ml-py tells /metrics of its memory.
+RUN pip install -c constraints.txt 'onnxruntime-gpu[cuda,cudnn]' nvidia-ml-py
 COPY --from=wheel /wheels /wheels
 RUN pip install --no-deps /wheels/*.whl
 

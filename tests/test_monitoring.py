@@ -43,8 +43,9 @@ def test_compose_starts_the_dashboard_over_files_that_are_there() -> None:
             source = mount.split(":")[0]
             assert (ROOT / source).exists() if source[0] == "." else source in compose["volumes"]
     scrape = yaml.safe_load((MONITORING / "prometheus.yml").read_text("utf-8"))
-    (target,) = scrape["scrape_configs"][0]["static_configs"][0]["targets"]
-    assert target.split(":")[0] in compose["services"]
+    (found,) = scrape["scrape_configs"][0]["dns_sd_configs"]
+    assert set(found["names"]) == {name for name in compose["services"] if "fewshot" in name}
+    assert found["port"] == 8000
     sources = MONITORING / "grafana/provisioning/datasources/prometheus.yml"
     uid = yaml.safe_load(sources.read_text("utf-8"))["datasources"][0]["uid"]
     dashboard = json.loads((MONITORING / "grafana/dashboards/fewshot.json").read_text("utf-8"))
