@@ -86,6 +86,13 @@ class ObjectiveConfig(Section):
     labels: Literal["class", "group", "both"] = Field(
         "class", description="What the semantic loss tells apart: classes, their parents or both"
     )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Of the semantic loss: share of the steps in which each query has a piece of "
+        "another one of its task, and part of its label",
+    )
     different: float = Field(
         1.0, gt=0, description="Weight of pairs of two classes, those of one weighing 1 together"
     )

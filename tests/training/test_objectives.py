@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from training.data.sampler import IGNORE, Episode, EpisodeSampler
 from training.data.store import PackedStore
 from training.objectives import build_objective
 from training.objectives.base_classes import BaseClassLoss
+from training.objectives.cutmix import cut_mix, whole
 from training.objectives.episode import EpisodeLoss, accuracy
 from training.objectives.margin import MarginLoss
 from training.objectives.matching import MatchingLoss
@@ -336,6 +338,49 @@ def test_the_semantic_loss_is_equations_11_to_13(labels: str) -> None:
     assert float(metrics["semantic_loss"]) == pytest.approx(semantic, rel=1e-4)
     assert float(metrics["task_loss"]) == pytest.approx(task, rel=1e-4)
     assert float(found) == pytest.approx(task + 0.3 * semantic, rel=1e-4)  # Eq. 13
+
+
+def test_a_mixed_query_has_a_rectangle_of_another_one_of_its_task() -> None:
+    images = torch.arange(10.0).view(2, 5, 1, 1, 1).expand(2, 5, 3, 6, 8)
+    shares = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        mixed = cut_mix(images)
+        shares.add(mixed.share)
+        assert sorted(mixed.order.tolist()) == list(range(5))
+        partner = images[:, mixed.order]
+        foreign = mixed.images != images
+        assert torch.equal(mixed.images[foreign], partner[foreign])
+        [moved] = (mixed.order != torch.arange(5)).nonzero()[:1].tolist()
+        inside = foreign[0, moved[0], 0]
+        rows, columns = inside.any(1), inside.any(0)
+        assert torch.equal(inside, rows[:, None] & columns[None])
+        assert 1 - float(inside.float().mean()) == pytest.approx(mixed.share)
+    assert len(shares) > 5
+    assert whole(images).share == 1
+
+
+def test_mixed_queries_pay_for_both_labels_by_their_areas() -> None:
+    episode, learner = mixed_episode(), stanet()
+    objective = SemanticLoss(learner, sampler(), 0.3, "both", cutmix=1.0)
+    torch.manual_seed(3)
+    found, _ = objective(learner, episode)
+    torch.manual_seed(3)
+    torch.rand(())  # whether to mix
+    mixed = cut_mix(episode.query)
+    assert 0 < mixed.share < 1
+    objective.cutmix = 0.0
+    own = replace(episode, query=mixed.images)
+    others = replace(
+        own,
+        targets=own.targets[:, mixed.order],
+        query_classes=own.query_classes[:, mixed.order],
+    )
+    wanted = sum(
+        share * float(objective(learner, one)[0])
+        for share, one in ((mixed.share, own), (1 - mixed.share, others))
+    )
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_semantic_branch_is_no_part_of_the_learner() -> None:

@@ -78,7 +78,7 @@ def build_objective(
     if config.name == "reptile":
         return ReptileLoss(config.inner_steps, config.minibatch)
     if config.name == "semantic":
-        return SemanticLoss(learner, sampler, config.weight, config.labels)
+        return SemanticLoss(learner, sampler, config.weight, config.labels, config.cutmix)
     if config.name == "sequence":
         return SequenceLoss()
     if config.name == "inequality":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from models_zoo.learner import Learner
 from training.data.sampler import IGNORE, Episode, EpisodeSampler
 from training.objectives import Metrics, Objective
+from training.objectives.cutmix import cut_mix, whole
 from training.objectives.episode import accuracy, mean_over_queries, query_losses
 
 SemanticLabels = Literal["class", "group", "both"]
@@ -22,6 +24,7 @@ class SemanticLoss(Objective):
     labels: "class" = the base classes (a rotated class counts as one of its own);
             "group" = their parents (the seed's choice on Omniglot: alphabets);
             "both"  = the sum of the two.
+    cutmix: share of the steps in which queries are mixed (see `cutmix`).
     """
 
     def __init__(
@@ -30,9 +33,10 @@ class SemanticLoss(Objective):
         sampler: EpisodeSampler,
         weight: float,
         labels: SemanticLabels = "class",
+        cutmix: float = 0.0,
     ) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.cutmix = weight, cutmix
         self.group_of = sampler.group_of
         counts = {"class": sampler.class_count, "group": sampler.group_count}
         self.outputs = counts if labels == "both" else {labels: counts[labels]}
@@ -42,25 +46,38 @@ class SemanticLoss(Objective):
         self.output = nn.Linear(channels, sum(self.outputs.values()))  # W_sem of Eq. 11
 
     def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, Metrics]:
+        mixes = self.cutmix > 0 and float(torch.rand(())) < self.cutmix
+        query = (cut_mix if mixes else whole)(episode.query)
         support_maps = learner.encode_batch(episode.support.x).float()
-        query_maps = learner.encode_batch(episode.query).float()
+        query_maps = learner.encode_batch(query.images).float()
         logits = learner.classify(episode.support.with_x(support_maps), query_maps).logits
-        task = mean_over_queries(query_losses(logits, episode.targets), episode.targets)
+        task = query.loss(
+            lambda targets: mean_over_queries(query_losses(logits, targets), targets),
+            episode.targets,
+        )
 
         maps = torch.cat([support_maps.flatten(0, 1), query_maps.flatten(0, 1)])
-        classes = torch.cat([episode.support_classes.flatten(), episode.query_classes.flatten()])
-        groups = torch.where(classes == IGNORE, classes, self.group_of[classes.clamp(min=0)])
-        targets = {"class": classes, "group": groups}
         pooled = maps.flatten(2).mean(-1) if maps.ndim > 2 else maps
         logits_of = self.output(pooled).float().split(list(self.outputs.values()), dim=-1)
-        losses = [  # Eq. 12
-            F.cross_entropy(part, targets[labels], ignore_index=IGNORE)
-            for labels, part in zip(self.outputs, logits_of, strict=True)
-        ]
-        semantic = torch.stack(losses).sum()
+        semantic = query.loss(
+            lambda classes: self._semantic(
+                logits_of, torch.cat([episode.support_classes.flatten(), classes.flatten()])
+            ),
+            episode.query_classes,
+        )
         loss = task + self.weight * semantic  # Eq. 13
         return loss, {
             "accuracy": accuracy(logits, episode.targets),
             "task_loss": task,
             "semantic_loss": semantic,
         }
+
+    def _semantic(self, logits_of: Sequence[Tensor], classes: Tensor) -> Tensor:
+        """Eq. 12 for each kind of labels, summed."""
+        groups = torch.where(classes == IGNORE, classes, self.group_of[classes.clamp(min=0)])
+        targets = {"class": classes, "group": groups}
+        losses = [
+            F.cross_entropy(part, targets[labels], ignore_index=IGNORE)
+            for labels, part in zip(self.outputs, logits_of, strict=True)
+        ]
+        return torch.stack(losses).sum()
