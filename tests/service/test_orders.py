@@ -23,8 +23,7 @@ from service.engine.orders import permutations
 from service.engine.runtime import Runtime
 from service.engine.stages import answers
 from service.settings import Settings
-from service.tasks import Ask
-from tests.service.asking import ask, ask_set, encoded, make_set, noise, task
+from tests.service.asking import ask, ask_set, assert_problem, encoded, make_set, noise, task
 from tests.service.gate import episode
 from tests.service.test_caches import QUERIES, Stored
 from tests.service.test_predictions import by_label
@@ -139,14 +138,23 @@ def test_the_card_says_that_the_order_matters(client: TestClient) -> None:
     assert client.get("/v1/models/ordered").json()["order_dependent"] is True
 
 
-def test_every_order_counts_for_the_permit(ordered_zoo: Path) -> None:
+def test_every_order_of_a_request_counts_for_the_permit(client: TestClient) -> None:
+    admission, support = client.app.state.classifier.admission, task("cab", 2)
+    query = [one.data for one in QUERIES]
+    free = 4 * 8
+    admission.held = admission._max_images - free + 1
+    refused = ask(client, support, query, model="ordered", orders=4)
+    assert_problem(refused, 429, "overloaded")
+    admission.held -= 1
+    assert ask(client, support, query, model="ordered", orders=4).status_code == 200
+
+
+def test_every_order_of_a_stored_set_counts_for_the_permit(ordered_zoo: Path) -> None:
     classifier = Classifier(Settings(zoo=ordered_zoo, device="cpu"))
     classifier.start()
     try:
         stored = Stored(task("cab", 2))
         seen = stored.seen()
-        sent = stored.sent("ordered")
-        assert Ask(sent.model, sent.support, sent.queries, orders=4).images == 4 * 8
         assert classifier.images_to_run("ordered", seen, 2, orders=4) == 4 * 8
         asyncio.run(classifier.classify_stored("ordered", seen, QUERIES, orders=4))
         assert classifier.images_to_run("ordered", seen, 2, orders=4) == 4 * 2

@@ -95,12 +95,14 @@ def test_a_use_that_waited_until_the_set_expired_does_not_bring_it_back(
 ) -> None:
     set_id = made(client, ttl=1000)
     clock.now += 1040
-    times = [clock.now, clock.now]  # found, and found to be due; then it waits to write
+    clock.now += 11  # until then the clock is set back:
+    times = [clock.now - 11] * 2  # found, and found to be due; then it waits to write
     store = client.app.state.store
-    monkeypatch.setattr(store.sets, "clock", lambda: times.pop() if times else clock.now + 11)
+    monkeypatch.setattr(store.sets, "clock", lambda: times.pop() if times else clock.now)
     ask_set(client, set_id, QUERIES)
     assert not times
     assert_problem(client.get(f"{SETS}/{set_id}"), 410, "support-set-expired")
+    store.sets.sweep()
 
 
 def test_the_sweep_deletes_the_images_of_expired_sets_alone(
