@@ -46,7 +46,7 @@ class Admission:
             async with asyncio.timeout(timeout_s):
                 yield start + timeout_s
         except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from None
+            raise DeadlineExceeded(f"no answer within {timeout_s:.1f} s") from None
         else:
             # Others were served meanwhile, so this counts the wait that a newcomer would see.
             seconds = (time.perf_counter() - start) / max(1, self.held)
