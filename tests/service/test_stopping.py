@@ -88,8 +88,9 @@ def test_it_ends_within_the_grace_period_whatever_runs(zoo: Path, tmp_path: Path
 
 
 def test_an_idle_server_ends_at_once_or_after_the_drain(zoo: Path, tmp_path: Path) -> None:
-    with serving(zoo, tmp_path, "--drain-s", 1) as server:
+    # As long as a busy machine may make nothing of, between the signal and a question of ours.
+    with serving(zoo, tmp_path, "--drain-s", 8) as server:
         start = time.monotonic()
         stop(server)  # which could not be seen without the drain
         server.process.wait(PATIENCE)
-        assert time.monotonic() - start >= 1
+        assert time.monotonic() - start >= 8
