@@ -39,6 +39,13 @@ class DataConfig(Section):
         "and sizes are chosen; the last weights are kept, since nothing is left to choose by",
     )
     rotations: Literal["none", "classes", "mirrored", "per_class"] = "none"
+    turned: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Of rotations classes and mirrored: the share of turned classes among those "
+        "drawn; without it all are drawn alike",
+    )
     augment: Literal["none", "crop_flip", "photo", "affine"] = Field(
         "none",
         description="Random changes of training images: crop_flip or, with changed colours too, "

@@ -61,6 +61,7 @@ class Run:
         self.sampler = EpisodeSampler(
             store["train"],
             rotations=recipe.data.rotations,
+            turned=recipe.data.turned,
             slots=recipe.episodes.slots,
             augment=recipe.data.augment,
             device=device,

@@ -67,6 +67,8 @@ class EpisodeSampler:
                "mirrored"   these, and their mirror images, are classes of their own: as many
                             again for training, where the test's protocol does not count
                "per_class"  a turn is drawn for every class of every task (Finn et al. 2017)
+    turned:    of "classes" and "mirrored", the share of turned classes among those drawn; None
+               draws all alike, three in four or seven in eight of them turned
     slots:     labels are drawn from 0..slots-1 at random instead of 0..way-1, so that a learner
                with a fixed number of outputs learns to do without some of them
     augment:   "crop_flip" or, with changed colours too, "photo" for photos, "affine" for drawings;
@@ -78,6 +80,7 @@ class EpisodeSampler:
         store: PackedStore,
         *,
         rotations: Rotations = "none",
+        turned: float | None = None,
         slots: int | None = None,
         augment: Augment = "none",
         device: torch.device | str = "cpu",
@@ -103,6 +106,14 @@ class EpisodeSampler:
         self.group_count = len(names) * turns
         self.device = torch.device(device)
         self.generator = torch.Generator(device).manual_seed(seed)
+        #: How often each global class is drawn; None is all alike.
+        self.weights: Tensor | None = None
+        if turned is not None:
+            if rotations not in ("classes", "mirrored"):
+                raise DataError("turned needs rotations: classes or mirrored")
+            weights = torch.full((turns, self.base_classes), turned / (turns - 1), device=device)
+            weights[0] = 1 - turned
+            self.weights = weights.flatten()
 
     def sample(
         self,
@@ -176,7 +187,10 @@ class EpisodeSampler:
     def _draw_classes(self, tasks: int, way: int) -> Tensor:
         """Distinct global classes `[B, way]`."""
         if self.rotations != "per_class":
-            return self._rand(tasks, self.class_count).topk(way, dim=1).indices
+            keys = self._rand(tasks, self.class_count)
+            if self.weights is not None:  # Efraimidis and Spirakis 2006
+                keys = keys.log() / self.weights
+            return keys.topk(way, dim=1).indices
         base = self._rand(tasks, self.base_classes).topk(way, dim=1).indices
         turn = (self._rand(tasks, way) * 4).long()
         return base + turn * self.base_classes

@@ -170,6 +170,21 @@ def test_turned_classes_are_classes_of_their_own() -> None:
     assert turns >= {1, 2}  # a character may meet itself turned
 
 
+def test_the_share_of_turned_classes_can_be_set() -> None:
+    for rotations, turns in (("classes", 4), ("mirrored", 8)):
+        sampler = EpisodeSampler(store([4] * 9), rotations=rotations, turned=0.25, seed=8)  # type: ignore[arg-type]
+        drawn = sampler.sample(4000, 1, 1, 1).query_classes[:, 0]
+        counts = torch.bincount(drawn, minlength=turns * 9).view(turns, 9).float()
+        assert abs(float(counts[1:].sum()) - 1000) < 140  # standard deviation 27
+        assert (counts[0] / (3000 / 9) - 1).abs().max() < 0.3
+        assert (counts[1:].sum(1) / (1000 / (turns - 1)) - 1).abs().max() < 0.5
+        several = sampler.sample(200, 9, 1, 1)
+        for task in tasks(several):
+            assert len({label for _, _, label in task.everything}) == 9
+    with pytest.raises(DataError, match="turned needs rotations"):
+        EpisodeSampler(store([4] * 9), turned=0.25)
+
+
 def test_a_turn_is_drawn_for_every_class_of_every_task() -> None:
     sampler = EpisodeSampler(store([9] * 8), rotations="per_class", seed=5)
     several, count = 0, torch.zeros(4)
