@@ -18,7 +18,9 @@ The paper regresses; classes and what it leaves open:
   triangular with a positive diagonal, as L itself, so the priors are the same ones, and features
   whitened by it, g = L^-1 f, need no inversion. In these the posterior is the N x N system
   alpha = (I + G G^T)^-1 (Y - F K_0),  mean = K_0^T f + sum_i alpha_i g_i . g, and the variance
-  (1 + |g|^2 - k^T (I + G G^T)^-1 k) s^2 with k_i = g_i . g (Woodbury's identity).
+  (1 + |g|^2 - k^T (I + G G^T)^-1 k) s^2 with k_i = g_i . g (Woodbury's identity). With
+  v = (I + G G^T)^-1 k that difference is |g - G^T v|^2 + |v|^2, which rounding leaves positive.
+- All of it is float64: trained, s^2 is near 0.015, so that a mean's rounding counts sixty times.
 """
 
 from __future__ import annotations
@@ -76,10 +78,10 @@ class ALPaCA(Learner):
         return self.backbone(images).flatten(1)
 
     def whiten(self, features: Tensor) -> Tensor:
-        """g = L^-1 f, of `[..., D]`."""
-        whitened = self.log_diagonal.exp() * features
+        """g = L^-1 f, of `[..., D]` in float64."""
+        whitened = self.log_diagonal.double().exp() * features
         if self.prior == "full":
-            whitened = whitened + features @ self.below.tril(-1).transpose(0, 1)
+            whitened = whitened + features @ self.below.double().tril(-1).transpose(0, 1)
         return whitened
 
     def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
@@ -88,30 +90,37 @@ class ALPaCA(Learner):
         State: whitened features `[B, N, D]` (zero where padded), alpha `[B, N, way]`,
         covariance (I + G G^T)^-1 `[B, N, N]`, mask `[B, N]`, class_mask `[B, way]`.
         """
-        features = support.x * support.mask.unsqueeze(-1)
+        features = (support.x * support.mask.unsqueeze(-1)).double()
         g = self.whiten(features)
-        residual = support.one_hot() - (features @ self.prior_mean).unsqueeze(-1)
+        residual = support.one_hot() - (features @ self.prior_mean.double()).unsqueeze(-1)
         identity = torch.eye(g.shape[1], dtype=g.dtype, device=g.device)
         sides = torch.cat([residual, identity.expand(g.shape[0], -1, -1)], dim=-1)
         solved = solve(g @ g.transpose(1, 2) + identity, sides)
         way = support.class_mask.shape[1]
+        kind = support.x.dtype
         return {
-            "whitened": g,
-            "alpha": solved[..., :way],
-            "covariance": solved[..., way:],
+            "whitened": g.to(kind),
+            "alpha": solved[..., :way].to(kind),
+            "covariance": solved[..., way:].to(kind),
             "mask": support.mask,
             "class_mask": support.class_mask,
         }
 
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
         """Class probabilities, and as `uncertainty` the variance (1 + f^T L_N^-1 f) s^2."""
-        g = self.whiten(query)
-        kernel = g @ state["whitened"].transpose(1, 2)  # [B, Q, N]
-        mean = (query @ self.prior_mean).unsqueeze(-1) + kernel @ state["alpha"]
-        known = ((kernel @ state["covariance"]) * kernel).sum(-1)
-        # Exactly, the difference is positive; rounded, it may not be.
-        left = (g.square().sum(-1) - known).clamp(min=0)
+        wide = query.double()
+        g = self.whiten(wide)
+        examples, alpha, covariance = (
+            state[name].double() for name in ("whitened", "alpha", "covariance")
+        )
+        kernel = g @ examples.transpose(1, 2)  # [B, Q, N]
+        mean = (wide @ self.prior_mean.double()).unsqueeze(-1) + kernel @ alpha
+        v = kernel @ covariance
+        left = (g - v @ examples).square().sum(-1) + v.square().sum(-1)
         variance = (1 + left) * self.log_noise.exp()
-        logits = mask_absent(mean / variance.unsqueeze(-1), state["class_mask"])
-        weights = example_weights(state["alpha"], kernel, logits.softmax(-1), state["mask"])
-        return Prediction(logits, task_attention=weights.unsqueeze(1), uncertainty=variance)
+        scores = (mean / variance.unsqueeze(-1)).to(query.dtype)
+        logits = mask_absent(scores, state["class_mask"])
+        weights = example_weights(
+            state["alpha"], kernel.to(query.dtype), logits.softmax(-1), state["mask"]
+        )
+        return Prediction(logits, weights.unsqueeze(1), uncertainty=variance.to(query.dtype))
