@@ -12,7 +12,9 @@ look back at: keys and values, and each dense block's input `dilation` steps ago
 every query that next place, and none sees another. The order of the examples matters.
 
 Where the seed and the paper are silent: padding holds no place in the sequence; the labels are
-one-hot rows of `max_way` slots.
+one-hot rows of `max_way` slots; the embedding ends in batch norm, and attention starts as a
+similarity of images (see `Attention`). From weights as they come, accuracy stays at chance for
+thousands of steps.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from models_zoo.backbones.conv4 import Conv4
 from models_zoo.episode import ABSENT, Prediction, Support, TaskState, columns, mask_absent
 from models_zoo.learner import Learner
 from models_zoo.model_based.sequence import pick, places
+
+#: What a label adds to an attention score at first.
+LABELLED = 8.0
 
 
 class DenseBlock(nn.Module):
@@ -48,18 +53,26 @@ class DenseBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Adds `value_dim` channels read from the steps up to this one."""
+    """Adds `value_dim` channels read from the steps up to this one.
 
-    def __init__(self, inputs: int, key_dim: int, value_dim: int) -> None:
+    `labels` are the columns of the input that hold them. Queries and keys start from one projection
+    of the other columns, but for the first of their numbers, which starts as "has a label": what is
+    asked is most like itself, and cannot answer. All of it is free to part from there.
+    """
+
+    def __init__(self, inputs: int, key_dim: int, value_dim: int, labels: slice) -> None:
         super().__init__()
         self.query = nn.Linear(inputs, key_dim)
         self.key = nn.Linear(inputs, key_dim)
         self.value = nn.Linear(inputs, value_dim)
-        # Starting from one projection for both makes the first attention a similarity (the paper
-        # does not say how the weights start); they are free to part from there.
-        with torch.no_grad():
-            self.key.weight.copy_(self.query.weight)
         self.scale = 1 / math.sqrt(key_dim)
+        labelled = math.sqrt(LABELLED / self.scale)
+        with torch.no_grad():
+            self.key.weight *= 2
+            self.key.weight[:, labels] = 0
+            self.key.weight[0] = 0
+            self.query.weight.copy_(self.key.weight)
+            self.key.weight[0, labels] = self.query.bias[0] = labelled
 
     def scores(self, x: Tensor, keys: Tensor) -> Tensor:
         """x `[B, T, C]`, keys `[B, N, K]` -> `[B, T, N]`."""
@@ -95,13 +108,15 @@ class SNAIL(Learner):
         super().__init__()
         self.trunk = Conv4(channels, hidden)
         self.embed = nn.Linear(hidden * (image_size // self.trunk.reduction) ** 2, embedding)
+        self.norm = nn.BatchNorm1d(embedding)
+        labels = slice(embedding, embedding + max_way)
         width = embedding + max_way
         layers: list[nn.Module] = []
         for number, (key_dim, value_dim) in enumerate(attention):
             for step in range(math.ceil(math.log2(length)) if number else 0):
                 layers.append(DenseBlock(width, filters, 2**step))
                 width += filters
-            layers.append(Attention(width, key_dim, value_dim))
+            layers.append(Attention(width, key_dim, value_dim, labels))
             width += value_dim
         self.layers = nn.ModuleList(layers)
         self.output = nn.Linear(width, max_way)
@@ -110,7 +125,7 @@ class SNAIL(Learner):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images -> `[M, embedding]`."""
-        features: Tensor = self.embed(self.trunk(images).flatten(1))
+        features: Tensor = self.norm(self.embed(self.trunk(images).flatten(1)))
         return features
 
     def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
