@@ -96,3 +96,14 @@ def test_constraints_are_names_and_versions_and_cover_what_is_declared() -> None
     names = [line.split("==")[0] for line in pins]
     assert len(names) == len(set(names))
     assert declared(SERVING, *EXTRAS.values()) - set(names) == set()
+
+
+def test_the_builder_is_sent_all_that_the_dockerfile_copies() -> None:
+    """.dockerignore leaves out everything but what it names again."""
+    kept = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert "*" in kept
+    lines = re.findall(r"^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text("utf-8"), re.M)
+    copied = {source for line in lines for source in line.split()[:-1]}
+    assert {"service", "fewshot_client", "pyproject.toml"} <= copied
+    assert copied == {line[1:] for line in kept if line.startswith("!")}
+    assert all((ROOT / source).exists() for source in copied)
