@@ -130,6 +130,13 @@ Download = Annotated[
 ]
 
 
+class Part(StrEnum):
+    """Classes of a split that an entry did not learn from."""
+
+    test = "test"
+    val = "val"
+
+
 class Rotations(StrEnum):
     """Whether turned classes count as classes of their own."""
 
@@ -155,13 +162,17 @@ def train(
         bool, typer.Option("--fresh", help="Start anew; forget what is there.")
     ] = False,
     until: Annotated[int | None, typer.Option(min=1, help="Stop after this step.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="In place of the recipe's seed, in runs/<id>-seed<seed>."),
+    ] = None,
 ) -> None:
     """Meta-train a recipe. Ctrl-C saves; the same command goes on where it stopped.
 
     Example: fewshot train prototypical-omniglot
     """
     body = training()
-    body.train(recipe, out, data, device and device.value, fresh, until, download)
+    body.train(recipe, out, data, device and device.value, fresh, until, download, seed)
 
 
 @app.command()
@@ -190,6 +201,15 @@ def evaluate(
         bool,
         typer.Option("--apart", help="Every query by itself: no transductive model sees others."),
     ] = False,
+    classes: Annotated[
+        Part, typer.Option(help="val: validation classes, to choose by; never recorded.")
+    ] = Part.test,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Gradient steps in place of the card's.")
+    ] = None,
+    inner_lr: Annotated[
+        float | None, typer.Option(min=0, help="Their learning rate in place of the card's.")
+    ] = None,
     data: Data = None,
     zoo: Zoo = None,
     device: Where = None,
@@ -212,6 +232,9 @@ def evaluate(
         rotations=rotations.value,
         runtime=runtime.value,
         apart=apart,
+        classes=classes.value,
+        steps=steps,
+        inner_lr=inner_lr,
         data=data,
         zoo=zoo,
         device=device and device.value,

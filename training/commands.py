@@ -61,13 +61,17 @@ def train(
     fresh: bool,
     steps: int | None,
     download: bool = False,
+    seed: int | None = None,
 ) -> None:
-    """Train a recipe, or go on with it."""
+    """Train a recipe, or go on with it; with a `seed`, in place of the recipe's."""
     from training import trainer
 
     with user_errors():
         loaded = load_recipe(recipe)
         folder = out or Path("runs") / loaded.id
+        if seed is not None:
+            loaded = loaded.model_copy(update={"seed": seed})
+            folder = out or Path("runs") / f"{loaded.id}-seed{seed}"
         try:
             run = trainer.train(
                 loaded,
@@ -79,8 +83,8 @@ def train(
                 until=steps,
             )
         except KeyboardInterrupt:
-            options = {"--out": folder, "--data": data, "--device": device}
-            given = [str(part) for pair in options.items() if pair[1] for part in pair]
+            options = {"--out": folder, "--data": data, "--device": device, "--seed": seed}
+            given = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
             again = shlex.join(["fewshot", "train", recipe, *given])
             state = "and saved; go on" if (folder / LAST).exists() else "early; start again"
             sys.stderr.write(f"fewshot: stopped {state} with: {again}\n")
@@ -127,6 +131,9 @@ def evaluate_entry(
     rotations: Literal["none", "classes"],
     runtime: Literal["torch", "onnx"],
     apart: bool,
+    classes: Literal["test", "val"],
+    steps: int | None,
+    inner_lr: float | None,
     data: Path | None,
     zoo: Path | None,
     device: str | None,
@@ -134,11 +141,27 @@ def evaluate_entry(
     record: bool,
     as_json: bool,
 ) -> None:
-    """Measure an entry's accuracy on its test classes; `record` writes it on the card."""
+    """Measure an entry's accuracy on its test classes; `record` writes it on the card.
+
+    What is chosen after a training, such as `steps` and `inner_lr` of its adaptation, is chosen on
+    the validation `classes`: neither goes on a card.
+    """
     keep_memory()
     with user_errors():
         root = zoo or ENTRIES
         card = find_card(model, root)
+        rates = card.adaptation.rates if card.adaptation else None
+        if steps is not None or inner_lr is not None:
+            if card.adaptation is None:
+                raise ZooError(f"{model} adapts without gradient steps: no --steps or --inner-lr")
+            given = {"steps": steps, "inner_lr": inner_lr}
+            changes = {name: value for name, value in given.items() if value is not None}
+            rates = card.adaptation.model_copy(update=changes).rates
+        if record and (classes == "val" or steps is not None or inner_lr is not None):
+            raise RecipeError(
+                "--record takes the card's own adaptation on test classes: leave out --classes, "
+                "--steps and --inner-lr"
+            )
         if way > card.limits.max_way:
             raise ZooError(f"{model} takes at most {card.limits.max_way} classes, not {way}")
         if card.training is None:
@@ -157,7 +180,11 @@ def evaluate_entry(
         )
         if presentation is not None and type(learner).presented is Learner.presented:
             raise ZooError(f"{model} does not answer on the way through its support set")
-        store = load_test(card.training.dataset, card.training.split, card.input, data, download)
+        if classes == "val" and card.training.classes == "train+val":
+            raise ZooError(f"{model} was trained on the validation classes too")
+        store = load_test(
+            card.training.dataset, card.training.split, card.input, data, download, classes
+        )
         # On the CPU, so that every device is asked the same tasks.
         sampler = EpisodeSampler(store, rotations=rotations, seed=seed)
         batch = max(1, BATCH_IMAGES // (way * (shot + queries)))
@@ -171,7 +198,7 @@ def evaluate_entry(
                 shot=shot,
                 queries=queries,
                 batch=batch,
-                inner_lr=card.adaptation.rates if card.adaptation else None,
+                inner_lr=rates,
                 presentation=presentation,
                 apart=apart,
                 device=place,
@@ -196,12 +223,15 @@ def evaluate_entry(
                 f"fewshot evaluate {model} --way {way} --shot {shot} {asked} "
                 f"--tasks {tasks} --rotations {rotations} --seed {seed} --runtime {runtime}"
                 f"{' --apart' if apart else ''}"
+                f"{' --classes val' if classes == 'val' else ''}"
+                f"{'' if steps is None else f' --steps {steps}'}"
+                f"{'' if inner_lr is None else f' --inner-lr {inner_lr:g}'}"
             ),
         )
         if record:
             # Read again: another row may have been recorded while this one was measured.
             write_card(with_accuracy(find_card(model, root), row), root)
-        report(row, score, as_json)
+        report(row, score, as_json, classes)
 
 
 def with_accuracy(card: Card, row: Accuracy) -> Card:
@@ -210,15 +240,19 @@ def with_accuracy(card: Card, row: Accuracy) -> Card:
     return card.model_copy(update={"accuracy": tuple(sorted(rows, key=in_order))})
 
 
+PARTS = {"test": "test", "val": "validation"}
+
+
 def in_order(row: Accuracy) -> tuple[bool, bool, int, int, int]:
     """What rows on a card are sorted by."""
     sequence = row.presentation is not None
     return row.rotations != "classes", sequence, row.way, row.shot, row.presentation or 0
 
 
-def report(row: Accuracy, score: Score, as_json: bool) -> None:
+def report(row: Accuracy, score: Score, as_json: bool, classes: str = "test") -> None:
     if as_json:
-        sys.stdout.write(json.dumps(row.model_dump(mode="json"), indent=2) + "\n")
+        found = row.model_dump(mode="json") | {"classes": classes}
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
     table = Table(title=row.command, title_style="bold")
     for heading in ("Data", "Task", "Tasks", "Accuracy", "95% CI", "Transductive"):
@@ -228,7 +262,7 @@ def report(row: Accuracy, score: Score, as_json: bool) -> None:
     if row.presentation is not None:
         task = f"{row.way} classes of {row.shot} images, presentation {row.presentation}"
     table.add_row(
-        f"{row.dataset}/{row.split}, test classes{turned}",
+        f"{row.dataset}/{row.split}, {PARTS[classes]} classes{turned}",
         task,
         str(row.tasks),
         f"{score.mean:.2%}",

@@ -45,7 +45,8 @@ def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
         learner = registry.build(recipe.learner, recipe.config)
         learner.load_state_dict(weights)
         record = {"step": json.loads(best)["step"]}
-        record |= {key: last[key] for key in ("seconds", "hardware")}
+        record |= {"seconds": last["seconds"], "hardware": last["hardware"]}
+        record["run_steps"] = last["step"]
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RecipeError(f"{run / BEST}: not this recipe's weights: {reason}") from None
@@ -91,6 +92,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
             classes=recipe.data.classes,
             recipe=name_of(recipe),
             steps=int(record["step"]),
+            run_steps=int(record["run_steps"]),
             seed=recipe.seed,
             minutes=round(record["seconds"] / 60, 1),
             hardware=record["hardware"],

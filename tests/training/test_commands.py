@@ -22,11 +22,13 @@ from fewshot import app
 from models_zoo import cards
 from models_zoo.cards import ZooError, load_card, read_file, verify
 from models_zoo.episode import Support
+from models_zoo.learner import Learner
 from models_zoo.weights import load_learner
 from tests.training.making import LEARNERS, SIDE, recipe, write_recipe
 from training import export, trainer
 from training.data.load import load_test
 from training.data.sampler import EpisodeSampler
+from training.evaluate import evaluate as measure
 from training.parity import OnnxLearner, ParityError
 from training.recipe import RecipeError
 
@@ -196,6 +198,74 @@ def test_evaluate_measures_test_classes_and_records_the_row(
     fewshot("evaluate", ENTRY, "--way", 2, "--tasks", 3, "--queries", 3, *where, "--record")
     rows = load_card(tmp_path / "zoo" / ENTRY).accuracy
     assert [(a.way, a.shot) for a in rows] == [(2, 1), (3, 2)]
+
+
+def test_steps_and_rates_are_chosen_on_validation_classes(made_data: Path, tmp_path: Path) -> None:
+    source = write_recipe(tmp_path / "mine.yaml", "maml", steps=2)
+    trained = fewshot("train", source, "--out", tmp_path / "run", "--data", made_data)
+    assert trained.exit_code == 0, trained.output
+    where = ["--zoo", tmp_path / "zoo"]
+    assert fewshot("export", tmp_path / "run", *where).exit_code == 0
+    entry, where = "tiny-maml", [*where, "--data", made_data]
+    card, learner = load_card(tmp_path / "zoo" / entry), load_learner_of(tmp_path, entry)
+    protocol = ["--way", 2, "--tasks", 8, "--queries", 3, *where]
+    chosen = ["--classes", "val", "--steps", 3, "--inner-lr", 0.25]
+    done = fewshot("evaluate", entry, *protocol, *chosen, "--json")
+    assert done.exit_code == 0, done.output
+    row = json.loads(done.stdout)
+
+    data = recipe().data
+    store = load_test(data.dataset, data.split, data.input, made_data, classes="val")
+    assert not set(store.classes) & set(
+        load_test(data.dataset, data.split, data.input, made_data).classes
+    )
+    expected = measure(
+        learner,
+        EpisodeSampler(store),
+        tasks=8,
+        way=2,
+        shot=1,
+        queries=3,
+        inner_lr=[0.25] * 3,
+    )
+    assert row["mean"] == pytest.approx(expected.mean, abs=1e-5)
+    assert row["classes"] == "val"
+    again = fewshot(*row["command"].split()[1:], *where, "--json")
+    assert json.loads(again.stdout) == row, "the row's command gives the row"
+    plain = json.loads(fewshot("evaluate", entry, *protocol, "--json").stdout)
+    assert plain["classes"] == "test"
+    assert card.adaptation is not None
+    assert (card.adaptation.steps, card.adaptation.inner_lr) != (3, 0.25)
+    for options in (["--classes", "val"], ["--steps", 3], ["--inner-lr", 0.25]):
+        refused = fewshot("evaluate", entry, *protocol, *options, "--record")
+        assert_one_line(refused, "--record takes the card's own adaptation")
+    assert load_card(tmp_path / "zoo" / entry) == card
+
+
+def test_adaptation_is_asked_only_of_what_adapts(made: Path, made_data: Path) -> None:
+    where = ["--zoo", made / "zoo", "--data", made_data]
+    assert_one_line(fewshot("evaluate", ENTRY, "--steps", 3, *where), "without gradient steps")
+
+
+def test_a_seed_of_one_s_own_trains_in_a_folder_of_its_own(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_recipe(tmp_path / "mine.yaml", steps=2)
+    monkeypatch.chdir(tmp_path)
+    for options in (["--seed", 0], ["--seed", 1], []):
+        done = fewshot("train", source, "--data", made_data, *options)
+        assert done.exit_code == 0, done.output
+    folders = [tmp_path / "runs" / f"{ENTRY}{end}" for end in ("-seed0", "-seed1", "")]
+    seeds = [yaml.safe_load((folder / "recipe.yaml").read_text())["seed"] for folder in folders]
+    assert seeds == [0, 1, recipe().seed]
+    zero, one, plain = (load_file(folder / "best.safetensors") for folder in folders)
+    assert all(torch.equal(zero[name], plain[name]) for name in plain)
+    assert not all(torch.equal(one[name], plain[name]) for name in plain)
+
+
+def load_learner_of(place: Path, entry: str) -> Learner:
+    zoo = place / "zoo"
+    return load_learner(load_card(zoo / entry), zoo)
 
 
 def test_both_runtimes_measure_the_same(made: Path, made_data: Path) -> None:

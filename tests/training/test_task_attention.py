@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models_zoo.learner import Learner
+from models_zoo.optimization.metalstm import MetaLSTM
 from tests.training.tiny_tasks import CONFIGS, mixed_episode, one_task, tiny
 from training.data.sampler import Episode
 from training.objectives import Step
@@ -61,7 +62,9 @@ def equation_1(learner: Learner, task: Episode) -> list[float]:
     if rates is None:
         before = math.log(int(task.support.class_mask.sum()))
     else:
-        before = float(loss_of(learner, task, 0 * rates).detach())
+        # MetaLSTM forgets at a rate of 0 as well: no step at all is what comes before its first.
+        none = rates[:0] if isinstance(learner, MetaLSTM) else 0 * rates
+        before = float(loss_of(learner, task, none).detach())
     right = (logits.argmax(-1) == task.targets[0]).double().mean()
     after = float(loss.detach())
     return [math.sqrt(sum(squares)), after, float(right), after / before]

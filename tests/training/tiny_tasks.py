@@ -16,6 +16,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml": ("maml", {"steps": 2, "inner_lr": 0.5}),
     "fomaml": ("maml", {"steps": 2, "inner_lr": 0.5, "first_order": True}),
     "metasgd": ("metasgd", {}),
+    "metalstm": ("metalstm", {"steps": 2, "lstm": 3}),
     "prototypical": ("prototypical", {"backbone": "conv4-4"}),
 }
 SIDE = 16

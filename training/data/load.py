@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from models_zoo.cards import InputSpec
 from training.data.sources import load_dataset
@@ -29,8 +30,13 @@ def load_splits(
 
 
 def load_test(
-    dataset: str, split: str, spec: InputSpec, root: Path | None = None, download: bool = False
+    dataset: str,
+    split: str,
+    spec: InputSpec,
+    root: Path | None = None,
+    download: bool = False,
+    classes: Literal["test", "val"] = "test",
 ) -> PackedStore:
-    """The test classes of a split, as `spec`'s pixels. Raises `DataError`."""
+    """The test (or validation) classes of a split, as `spec`'s pixels. Raises `DataError`."""
     store = load_dataset(dataset, root, spec, download=download)
-    return store.select(split_classes(dataset, split, store)["test"])
+    return store.select(split_classes(dataset, split, store)[classes])
