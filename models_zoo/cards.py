@@ -114,7 +114,8 @@ class Training(Fact):
         "train", description='"train+val": no classes were held out to choose the checkpoint by.'
     )
     recipe: str
-    steps: int
+    steps: int = Field(description="The step whose weights were kept.")
+    run_steps: int = Field(description="The steps of the whole run, which took `minutes`.")
     seed: int
     minutes: float
     hardware: str

@@ -68,7 +68,7 @@ def show_model(entry: str, zoo: Path | None, as_json: bool) -> None:
         }
         if training is not None:
             facts["Trained on"] = (
-                f"{training.dataset} ({training.split}), {training.steps} steps, "
+                f"{training.dataset} ({training.split}), {training.run_steps} steps, "
                 f"{training.minutes:g} min on {training.hardware}"
             )
         if card.pretrained is not None:

@@ -58,6 +58,7 @@ def content(name: str = "tiny") -> dict[str, Any]:
             "split": "files",
             "recipe": "mine",
             "steps": 3,
+            "run_steps": 4,
             "seed": 0,
             "minutes": 0.1,
             "hardware": "none",

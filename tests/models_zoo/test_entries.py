@@ -59,7 +59,9 @@ def test_an_entry_holds_what_its_card_lists_and_no_more(entry: str) -> None:
 @each_entry
 def test_an_entry_is_small(entry: str) -> None:
     card = card_of(entry)
-    limit = 16 if "resnet" in card.backbone else 2
+    limit = 16.0 if "resnet" in card.backbone else 1.5
+    if card.learner in ("stanet", "mmnet"):
+        limit = max(limit, 2.0)
     assert sum(path.stat().st_size for path in (ENTRIES / entry).iterdir()) < limit * MEGABYTE
 
 
@@ -84,7 +86,7 @@ def test_the_card_was_made_by_the_recipe_it_names(entry: str) -> None:
     assert (recipe.id, recipe.learner, recipe.config) == (card.id, card.learner, card.config)
     assert (recipe.data.input, recipe.entry.limits) == (card.input, card.limits)
     assert (recipe.data.dataset, recipe.data.split) == (card.training.dataset, card.training.split)
-    assert card.training.steps <= recipe.steps
+    assert card.training.steps <= card.training.run_steps == recipe.steps
     assert card.training.seed == recipe.seed
 
 

@@ -270,7 +270,14 @@ def _entry(
         transductive=False,
         order_dependent=order_dependent,
         training=Training(
-            dataset="none", split="none", recipe="none", steps=0, seed=0, minutes=0, hardware="none"
+            dataset="none",
+            split="none",
+            recipe="none",
+            steps=0,
+            run_steps=0,
+            seed=0,
+            minutes=0,
+            hardware="none",
         ),
         license="MIT",
         files={path.name: describe(path.read_bytes()) for path in sorted(folder.glob("*.onnx"))},
