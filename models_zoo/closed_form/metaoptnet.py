@@ -15,7 +15,8 @@ alpha = (X X^T + lambda I)^-1 Y.
 (`crammer_singer`, in a fixed number of steps). As in the authors' code, the identity is added to
 X X^T: it makes the solution unique, and is the same as a feature of its own for every example.
 
-Padded examples and absent classes get no alpha and change nothing.
+Padded examples and absent classes get no alpha and change nothing. All of it is float64: alike
+features of length 30 make kernels whose condition number is in the thousands.
 """
 
 from __future__ import annotations
@@ -74,25 +75,29 @@ class MetaOptNet(Learner):
         State: features `[B, N, D]` (zero where padded), alpha `[B, N, way]`, mask `[B, N]`,
         class_mask `[B, way]`.
         """
-        x = support.x * support.mask.unsqueeze(-1)
+        x = (support.x * support.mask.unsqueeze(-1)).double()
         gram = x @ x.transpose(1, 2)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        labels, mask, present = support.one_hot(), support.mask, support.class_mask
+        labels, mask, present = support.one_hot().to(x), support.mask, support.class_mask
         if self.head == "svm":
             alpha = solve_svm(gram + identity, labels, mask, present, self.cost, self.steps)
         else:
             alpha = solve(gram + self.regularization * identity, labels)
         return {
-            "features": x,
-            "alpha": alpha,
+            "features": x.to(support.x.dtype),
+            "alpha": alpha.to(support.x.dtype),
             "mask": support.mask,
             "class_mask": support.class_mask,
         }
 
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
         """Scores of the optimum; an example's weight is its share of them (`example_weights`)."""
-        kernel = query @ state["features"].transpose(1, 2)
-        scores = self.log_scale.exp() * (kernel @ state["alpha"])
-        logits = mask_absent(scores, state["class_mask"])
-        weights = example_weights(state["alpha"], kernel, logits.softmax(-1), state["mask"])
+        alpha = state["alpha"].double()
+        kernel = query.double() @ state["features"].double().transpose(1, 2)
+        scores = self.log_scale.exp() * (kernel @ alpha)
+        logits = mask_absent(scores.to(query.dtype), state["class_mask"])
+        probabilities = logits.softmax(-1)
+        weights = example_weights(
+            state["alpha"], kernel.to(query.dtype), probabilities, state["mask"]
+        )
         return Prediction(logits, task_attention=weights.unsqueeze(1))
