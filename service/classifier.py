@@ -29,8 +29,8 @@ from service.settings import MB, Settings
 from service.stored import StoredSupport
 from service.tasks import Ask, check_limits, classes_of, learning_rates, order_count
 
-#: Most bytes of files that one thread decodes in a row.
-_PART_BYTES = 64 << 10
+#: Most bytes of files that one thread decodes in a row, and about how long it may take.
+_PART_BYTES, _TURN_S = 64 << 10, 0.05
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -320,15 +320,26 @@ class Classifier:
         """Decode all uploads; raises the problem of the first one at fault, in their order."""
         limits = self.image_limits
         side = self.settings.overlay_side if keep else None
-        waiting = [
-            asyncio.wrap_future(self._threads.submit(_decode_all, part, card.input, limits, side))
-            for part in _parts(uploads)
-        ]
+        # No more turns at a time than there are threads, and none once nobody waits: whoever sends
+        # many or slow images shares the threads with the others, turn about.
+        turns = asyncio.Semaphore(self.settings.decode_threads)
+
+        async def decoded(part: Sequence[Upload]) -> list[Picture]:
+            found: list[Picture] = []
+            while len(found) < len(part):
+                async with turns:
+                    found += await self.off_loop(
+                        _decode_some, part[len(found) :], card.input, limits, side
+                    )
+            return found
+
+        waiting = [asyncio.create_task(decoded(part)) for part in _parts(uploads)]
         try:
             return [picture for part in waiting for picture in await part]
         finally:
             for left in waiting:
                 left.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def _parts(uploads: Sequence[Upload]) -> list[list[Upload]]:
@@ -345,10 +356,14 @@ def _parts(uploads: Sequence[Upload]) -> list[list[Upload]]:
     return parts
 
 
-def _decode_all(
+def _decode_some(
     uploads: Sequence[Upload], spec: InputSpec, limits: ImageLimits, side: int | None
 ) -> list[Picture]:
-    return [decode(upload, spec, limits, side) for upload in uploads]
+    """The first of them: a few bytes may be many pixels, and a turn ends with the next image."""
+    end, found = time.perf_counter() + _TURN_S, list[Picture]()
+    while len(found) < len(uploads) and (not found or time.perf_counter() < end):
+        found.append(decode(uploads[len(found)], spec, limits, side))
+    return found
 
 
 def blank(card: Card, count: int) -> NDArray[np.uint8]:

@@ -72,10 +72,13 @@ class Inference:
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="graphs")
+        # Gradient steps have a thread of their own, as in the engine: they may take seconds.
+        self._quick = ThreadPoolExecutor(1, thread_name_prefix="graphs")
+        self._steps = ThreadPoolExecutor(1, thread_name_prefix="graphs-adapt")
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._quick, self._steps):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def card(self, name: str) -> tuple[Card, Part]:
         """The entry and part behind a name. Raises `UnknownModel` or `ModelUnavailable`."""
@@ -110,9 +113,15 @@ class Inference:
         if served.part == "task":
             return await self._tasks(served, arrays, names, deadline)
         runtime = await self._classifier.models.runtime(served.card.id)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._thread, self._run_graph, served, runtime, sizes, arrays, names
+        slow = served.part == "adapt" and served.card.adaptation is not None
+        return await asyncio.get_running_loop().run_in_executor(
+            self._steps if slow else self._quick,
+            self._run_graph,
+            served,
+            runtime,
+            sizes,
+            arrays,
+            names,
         )
 
     async def _tasks(

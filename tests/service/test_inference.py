@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from fastapi.testclient import TestClient
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from service.inference.served import Inference, Served
 from tests.service.asking import Pixels, ask, assert_problem, encoded, noise
-from tests.service.process import serving
+from tests.service.process import PATIENCE, serving
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +286,43 @@ def test_graphs_are_as_guarded_as_whole_tasks(
     answer = client.post(path, json=request_)
     assert answer.status_code == 422, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_gradient_steps_do_not_hold_up_the_other_graphs(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapting, go_on = threading.Event(), threading.Event()
+    run = Inference._run_graph
+
+    def held(self: Inference, served: Served, *rest: Any) -> Any:
+        if served.name == "descent.adapt":
+            adapting.set()
+            assert go_on.wait(PATIENCE)
+        return run(self, served, *rest)
+
+    monkeypatch.setattr(Inference, "_run_graph", held)
+    shape = [1, 2, 1, 16, 16]
+    body = graph(
+        "adapt",
+        support=("FP32", shape, [0.5] * 512),
+        labels=("INT64", [1, 2], [0, 1]),
+        mask=("BOOL", [1, 2], [True, True]),
+        class_mask=("BOOL", [1, 2], [True, True]),
+        inner_lr=("FP32", [1], [0.1]),
+    )[1]
+    found: list[int] = []
+    slow = threading.Thread(
+        target=lambda: found.append(
+            client.post("/v2/models/descent.adapt/infer", json=body).status_code
+        )
+    )
+    slow.start()
+    try:
+        assert adapting.wait(PATIENCE)
+        path, quick = graph("encode", images=("FP32", [1, 1, 16, 16], [0.5] * 256))
+        assert client.post(path, json=quick).status_code == 200
+        assert slow.is_alive()
+    finally:
+        go_on.set()
+        slow.join()
+    assert found == [200]
