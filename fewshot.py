@@ -166,13 +166,22 @@ def train(
         int | None,
         typer.Option(min=0, help="In place of the recipe's seed, in runs/<id>-seed<seed>."),
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting in place of the recipe's: --set episodes.ways=[20]. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Meta-train a recipe. Ctrl-C saves; the same command goes on where it stopped.
 
     Example: fewshot train prototypical-omniglot
     """
     body = training()
-    body.train(recipe, out, data, device and device.value, fresh, until, download, seed)
+    body.train(
+        recipe, out, data, device and device.value, fresh, until, download, seed, changes or ()
+    )
 
 
 @app.command()

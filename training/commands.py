@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -62,12 +62,13 @@ def train(
     steps: int | None,
     download: bool = False,
     seed: int | None = None,
+    changes: Sequence[str] = (),
 ) -> None:
-    """Train a recipe, or go on with it; with a `seed`, in place of the recipe's."""
+    """Train a recipe, or go on with it; with `changes` to it, and a `seed` in place of its own."""
     from training import trainer
 
     with user_errors():
-        loaded = load_recipe(recipe)
+        loaded = load_recipe(recipe, changes)
         folder = out or Path("runs") / loaded.id
         if seed is not None:
             loaded = loaded.model_copy(update={"seed": seed})
@@ -85,6 +86,7 @@ def train(
         except KeyboardInterrupt:
             options = {"--out": folder, "--data": data, "--device": device, "--seed": seed}
             given = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
+            given += [part for change in changes for part in ("--set", change)]
             again = shlex.join(["fewshot", "train", recipe, *given])
             state = "and saved; go on" if (folder / LAST).exists() else "early; start again"
             sys.stderr.write(f"fewshot: stopped {state} with: {again}\n")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -199,8 +200,9 @@ class Recipe(Section):
         return self
 
 
-def load_recipe(name: str | Path) -> Recipe:
-    """A recipe from a YAML file, or a shipped one by its name. Raises `RecipeError`."""
+def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe from a YAML file, or a shipped one by its name, with `changes` such as
+    "episodes.ways=[20]". Raises `RecipeError`."""
     path = Path(name)
     if not path.suffix and os.sep not in str(name):
         path = RECIPES / f"{name}.yaml"
@@ -213,9 +215,27 @@ def load_recipe(name: str | Path) -> Recipe:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: not a mapping of settings")
+    for change in changes:
+        apply(content, change)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         raise RecipeError(f"{path}: {where}: {first['msg']}") from None
+
+
+def apply(content: dict[str, Any], change: str) -> None:
+    """Set one leaf: keys with dots between, "=", and a value as in YAML. Raises `RecipeError`."""
+    keys, equals, text = change.partition("=")
+    *sections, last = keys.strip().split(".")
+    if not equals or not last:
+        raise RecipeError(f"{change!r} is not of the form key.key=value, as in episodes.ways=[20]")
+    for key in sections:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"{change!r}: {key} is a value and has no settings in it")
+    try:
+        content[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{change!r}: {' '.join(str(error).split())}") from None

@@ -409,7 +409,8 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(
 
     monkeypatch.setattr(trainer, "draw_episode", interrupting)
     out = tmp_path / "my run"
-    stopped = fewshot("train", made / "mine.yaml", "--out", out, "--data", made_data)
+    changed = ["--set", "validation.tasks=7", "--seed", 3]
+    stopped = fewshot("train", made / "mine.yaml", "--out", out, "--data", made_data, *changed)
     assert stopped.exit_code == 130
     assert stopped.stderr.count("\n") == 1
     command = stopped.stderr.partition("with: ")[2]

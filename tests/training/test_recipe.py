@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tests.training.making import recipe, recipe_content, write_recipe
 from training.data.splits import split_names
 from training.recipe import RECIPES, OptimizerConfig, Recipe, RecipeError, load_recipe
 
+ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
@@ -49,6 +52,10 @@ def test_the_shipped_recipes_cover_every_learner_in_the_zoo() -> None:
         ("ta-metasgd-omniglot", "metasgd-omniglot"),
         ("ta-metalstmpp-omniglot", "metalstmpp-omniglot"),
         ("taml-omniglot", "maml-omniglot"),
+        ("ta-maml-miniimagenet", "maml-miniimagenet"),
+        ("ta-metasgd-miniimagenet", "metasgd-miniimagenet"),
+        ("ta-metalstmpp-miniimagenet", "metalstmpp-miniimagenet"),
+        ("taml-miniimagenet", "maml-miniimagenet"),
     ],
 )
 def test_a_regimen_is_compared_with_the_same_learner_on_the_same_budget(
@@ -76,6 +83,44 @@ def test_a_recipe_may_be_a_path_or_a_shipped_name(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "mine.yaml")
     assert load_recipe(path) == load_recipe(str(path)) == recipe()
     assert load_recipe(SHIPPED[0]).id == SHIPPED[0]
+
+
+def test_settings_may_be_changed_one_by_one(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "mine.yaml")
+    changes = ["episodes.ways=[3, 2]", "objective.labels=group", "steps = 7", "optimizer.clip=null"]
+    changed = load_recipe(path, changes)
+    plain = recipe()
+    assert (changed.episodes.ways, changed.steps) == ((3, 2), 7)
+    assert changed.objective.labels == "group"
+    assert changed.optimizer.clip is None
+    assert changed.data == plain.data
+    for change, message in [
+        ("steps", "not of the form"),
+        ("=3", "not of the form"),
+        ("steps.more=3", "steps is a value"),
+        ("steps=[", "steps=["),
+        ("steps=many", "steps: "),
+        ("episodes.tsks=3", "episodes.tsks: "),
+    ]:
+        with pytest.raises(RecipeError, match=re.escape(message)):
+            load_recipe(path, [change])
+
+
+NOT_RUN = re.findall(
+    r"`fewshot train ([^`]+)`", (ROOT / "docs/results/optimization.md").read_text()
+)
+
+
+@pytest.mark.parametrize("command", NOT_RUN)
+def test_what_was_not_run_has_a_recipe_that_would(command: str) -> None:
+    name, *rest = shlex.split(command)
+    assert rest[::2] == ["--set"] * (len(rest) // 2)
+    for more in ([], ["episodes.shots=[5]", "validation.shot=5"], ["episodes.ways=[10]"]):
+        loaded = load_recipe(name, [*rest[1::2], *more])
+        learner = registry.build(loaded.learner, loaded.config)
+        assert learner.max_way is not None
+        assert max(*loaded.episodes.ways, loaded.entry.limits.max_way) <= learner.max_way
+        assert loaded.data.split in split_names(loaded.data.dataset)
 
 
 def test_a_recipe_survives_writing_and_reading() -> None:
