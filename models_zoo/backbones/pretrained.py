@@ -1,8 +1,9 @@
 """Torchvision's classification networks as frozen encoders, under one rule for all of them.
 
-A network is cut in two where it last has a grid: feature maps `[M, C, h, w]`, or the tokens
-`[M, 1 + h w, C]` of a vision transformer. The trunk is what comes before; the tail makes of the
-grid the vector that the classifier would see: by pooling, normalising, or taking the class token.
+A network is cut in two where it last has a grid before its classifier: feature maps
+`[M, C, h, w]`, or the tokens `[M, 1 + h w, C]` of a vision transformer. The trunk is what comes
+before; the tail makes of the grid the vector that the classifier would see: by pooling,
+normalising, or taking the class token.
 An image's vector is the tail of its grid; a location's vector is the tail of that location alone,
 as if it were the whole grid, so that the two can be compared.
 """
@@ -139,7 +140,15 @@ def cut(model: nn.Module, side: int) -> tuple[nn.Module, nn.Module, tuple[int, i
     traced = create_feature_extractor(model, {last: "last"}).eval()
     _Shapes(traced).run(torch.zeros(1, 3, side, side))
     nodes = list(traced.graph.nodes)
-    grids = [node for node in nodes if is_grid(node.meta.get("shape", ()))]
+    # SqueezeNet's classifier is a convolution: its map of class scores is no grid of features.
+    weighs = [
+        node
+        for node in nodes
+        if node.op == "call_module"
+        and isinstance(traced.get_submodule(str(node.target)), nn.Linear | nn.Conv2d)
+    ]
+    before = nodes[: nodes.index(weighs[-1])] if weighs else nodes
+    grids = [node for node in before if is_grid(node.meta.get("shape", ()))]
     if not grids:
         raise ValueError("a network without feature maps or tokens")
     grid = grids[-1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.squeezenet import SqueezeNet
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
@@ -21,6 +22,7 @@ KINDS = {
     "convnext": (partial(ConvNeXt, BLOCKS), 32, (4, 4)),
     "vit": (lambda: VisionTransformer(32, 8, 2, 2, 16, 32), 32, (4, 4)),
     "swin": (lambda: SwinTransformer([4, 4], 8, [1, 1], [2, 2], [2, 2]), 32, (4, 4)),
+    "squeezenet": (lambda: SqueezeNet("1_1", num_classes=7), 64, (3, 3)),
     "flat": (
         lambda: nn.Sequential(
             nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 3)

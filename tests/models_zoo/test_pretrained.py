@@ -45,6 +45,14 @@ def test_an_image_s_vector_is_what_its_classifier_would_see(kind: str) -> None:
     assert torch.allclose(found[:, 0], scaled(expected), atol=1e-5)
 
 
+def test_a_classifier_that_is_a_convolution_is_no_part_of_the_encoder() -> None:
+    model, encoder, images = made("squeezenet")
+    assert encoder.dim == 512
+    features = model.features(normalised(images))  # type: ignore[operator, union-attr]
+    assert torch.allclose(encoder(images)[:, 0], scaled(features.mean((2, 3))), atol=1e-5)
+    assert not any("classifier" in name for name in encoder.state_dict())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_is_a_vector_for_each_place(kind: str) -> None:
     _, encoder, images = made(kind)
