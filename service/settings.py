@@ -7,14 +7,13 @@ from this class, so a setting is written once.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import platformdirs
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models_zoo.cards import ENTRIES
@@ -47,7 +46,12 @@ class Settings(BaseSettings):
     """Each field says when to change it. Values outside the bounds are refused at start."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FEWSHOT_", env_file=".env", frozen=True, extra="ignore", validate_default=True
+        env_prefix="FEWSHOT_",
+        env_file=".env",
+        frozen=True,
+        extra="ignore",
+        validate_default=True,
+        populate_by_name=True,  # `database_url` has aliases
     )
 
     # Address and processes
@@ -310,9 +314,11 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr = Field(
         SecretStr(""),
+        validation_alias=AliasChoices("FEWSHOT_DATABASE_URL", "DATABASE_URL"),
         description="Database instead of the embedded one, such as "
-        "`postgresql://user:password@host/name` (needs the `postgres` extra); DATABASE_URL is "
-        "read too. Set it where several machines serve the same support sets.",
+        "`postgresql://user:password@host/name` (needs the `postgres` extra); DATABASE_URL, in "
+        "the environment or in `.env`, is read too. Set it where several machines serve the same "
+        "support sets.",
     )
     store_threads: int = Field(
         4,
@@ -401,9 +407,8 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str | Path:
-        """URL of the database, that of the settings or DATABASE_URL; or the embedded one's file."""
-        url = self.database_url.get_secret_value() or os.environ.get("DATABASE_URL", "")
-        if url:
+        """URL of the database, or the embedded one's file."""
+        if url := self.database_url.get_secret_value():
             return url
         folder = self.data_dir or platformdirs.user_data_path("fewshot", appauthor=False)
         return folder.expanduser().absolute() / "fewshot.sqlite3"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from fewshot import app
@@ -39,6 +40,34 @@ def test_flags_beat_the_environment_which_beats_the_file(
     assert found.cors_origins == ("https://a.example", "http://b.example:81")
     assert found.cors_credentials
     assert from_arguments(["--port=8"]).port == 8
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "arguments", "expected"),
+    [
+        ("DATABASE_URL=sqlite:///file", {}, [], "file"),
+        ("DATABASE_URL=sqlite:///file\nFEWSHOT_DATABASE_URL=sqlite:///own", {}, [], "own"),
+        ("DATABASE_URL=sqlite:///file", {"DATABASE_URL": "sqlite:///env"}, [], "env"),
+        ("", {"DATABASE_URL": "sqlite:///x", "FEWSHOT_DATABASE_URL": "sqlite:///own"}, [], "own"),
+        ("", {"DATABASE_URL": "sqlite:///x"}, ["--database-url", "sqlite:///flag"], "flag"),
+    ],
+)
+def test_the_usual_name_of_the_database_is_read_everywhere(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    environment: dict[str, str],
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(file)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert from_arguments(arguments).database == f"sqlite:///{expected}"
+    if not arguments:  # what `fewshot keys` reads
+        assert Settings().database == f"sqlite:///{expected}"
+    assert Settings(database_url=SecretStr("sqlite:///named")).database == "sqlite:///named"
 
 
 @pytest.mark.parametrize(
