@@ -18,6 +18,8 @@ from service.problems import NotReady
 #: Answered to the end, and not waited for.
 _PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 _TICK_S = 0.05
+#: For the server, once `draining` is over: for last bytes, and clients that do not read them.
+TAIL_S = 2
 
 
 class Lifecycle:
@@ -74,21 +76,24 @@ class Drain:
         try:
             await self._app(scope, receive, noted)
         except asyncio.CancelledError:
-            if not self._lifecycle.over or started:
+            if not self._lifecycle.over:
                 raise
-            problem = NotReady("the service stopped before this was done; send it again")
-            await problem_response(problem)(scope, receive, send)
+            if not started:  # an answer that has begun is cut off by the server
+                problem = NotReady("the service stopped before this was done; send it again")
+                await problem_response(problem)(scope, receive, send)
         finally:
             self._lifecycle.running.discard(task)
 
 
 @asynccontextmanager
 async def draining(lifecycle: Lifecycle, grace_s: float, drain_s: float) -> AsyncIterator[None]:
-    """Put off SIGTERM: a server closes its doors at once, which a load balancer sees too late.
+    """Put off SIGTERM and SIGINT: a server closes its doors at once, which a load balancer sees
+    too late.
 
     The server learns of it once nothing runs and `drain_s` have passed, at the latest after
-    `grace_s`, when what still runs is given up; or at a second signal. For a server that has set
-    its handler before the application's lifespan begins, as Uvicorn does in every worker.
+    `grace_s`, when what still runs is given up; or when the same signal comes again. For a server
+    that has set its handler before the application's lifespan begins, as Uvicorn does in every
+    worker: one for both signals.
     """
     before = signal.getsignal(signal.SIGTERM)
     in_main = threading.current_thread() is threading.main_thread()
@@ -97,24 +102,30 @@ async def draining(lifecycle: Lifecycle, grace_s: float, drain_s: float) -> Asyn
         return
     loop = asyncio.get_running_loop()
     finishing: list[asyncio.Task[None]] = []
+    #: Ctrl+C reaches a worker twice: as SIGINT, and as its supervisor's SIGTERM.
+    seen: set[int] = set()
 
-    async def finish() -> None:
+    async def finish(number: int) -> None:
         while lifecycle.stopping_s < grace_s and (
             lifecycle.running or lifecycle.stopping_s < drain_s
         ):
             await asyncio.sleep(_TICK_S)
         lifecycle.give_up()
-        before(signal.SIGTERM, None)
+        before(number, None)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if lifecycle.stopping:
+        if number in seen:
             before(number, frame)
             return
-        lifecycle.stop()
-        loop.call_soon_threadsafe(lambda: finishing.append(loop.create_task(finish())))
+        seen.add(number)
+        if not lifecycle.stopping:
+            lifecycle.stop()
+            loop.call_soon_threadsafe(lambda: finishing.append(loop.create_task(finish(number))))
 
-    signal.signal(signal.SIGTERM, on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, before)

@@ -23,6 +23,7 @@ from service.app import create_app
 from service.commands.errors import fail, user_errors
 from service.commands.supervisor import Supervisor
 from service.http import Connection
+from service.lifecycle import TAIL_S
 from service.memory import share_arenas
 from service.metrics import MULTIPROCESS
 from service.settings import Settings, from_arguments
@@ -65,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
         access_log=False,  # `observe` writes the lines
         server_header=False,
         backlog=_BACKLOG,
-        timeout_graceful_shutdown=settings.shutdown_s,
+        timeout_graceful_shutdown=TAIL_S,  # `draining` has waited for `shutdown_s` by then
         timeout_worker_healthcheck=_HUNG_SECONDS,
         workers=settings.workers,
     )

@@ -1,4 +1,4 @@
-"""SIGTERM to a real server: it says so, finishes what it began, takes nothing new, and ends."""
+"""Signals to a real server: it says so, finishes what it began, takes nothing new, and ends."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
+from service.lifecycle import TAIL_S
+from service.settings import Settings
+from service.store.database import _BUSY_S
 from tests.service.asking import assert_problem, encoded, noise
-from tests.service.process import PATIENCE, Server, serving
+from tests.service.process import PATIENCE, ROOT, Server, serving
 
 
 class HalfSent:
@@ -41,9 +45,9 @@ class HalfSent:
             return b"".join(parts).decode()
 
 
-def stop(server: Server) -> None:
-    """SIGTERM, and wait until /readyz says so: 200 may still come before the signal does."""
-    server.process.send_signal(signal.SIGTERM)
+def stop(server: Server, number: int = signal.SIGTERM) -> None:
+    """Signal it, and wait until /readyz says so: 200 may still come before the signal does."""
+    server.process.send_signal(number)
     give_up = time.monotonic() + PATIENCE
     while (answer := httpx.get(server.base + "/readyz")).status_code == 200:
         assert time.monotonic() < give_up
@@ -85,6 +89,42 @@ def test_it_ends_within_the_grace_period_whatever_runs(zoo: Path, tmp_path: Path
         answer = request.answer()
         assert answer.startswith("HTTP/1.1 503")
         assert "urn:fewshot:problem:not-ready" in answer
+
+
+def test_a_client_that_does_not_read_does_not_double_the_grace_period(
+    zoo: Path, tmp_path: Path
+) -> None:
+    get = b"GET /static/swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    with (
+        serving(zoo, tmp_path, "--shutdown-s", 10) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as deaf,
+    ):
+        deaf.sendall(get * 40)  # for 70 MB: more than both sides' buffers take
+        begun(server)
+        time.sleep(2)  # until they are full
+        start = time.monotonic()
+        stop(server)
+        server.process.wait(PATIENCE)
+        assert 10 <= time.monotonic() - start < 10 + TAIL_S + 5
+
+
+def test_ctrl_c_leaves_running_requests_the_whole_grace_period(zoo: Path, tmp_path: Path) -> None:
+    with serving(zoo, tmp_path, "--shutdown-s", 60) as server:
+        request = HalfSent(server)
+        begun(server)
+        stop(server, signal.SIGINT)
+        time.sleep(TAIL_S + 2)
+        request.finish()
+        assert '"classes":["a","b"]' in request.answer()
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_compose_waits_for_longer_than_the_service_takes() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    grace = Settings.model_fields["shutdown_s"].default
+    for name in ("fewshot", "fewshot-gpu"):
+        waits = int(compose["services"][name]["stop_grace_period"].removesuffix("s"))
+        assert waits > grace + TAIL_S + _BUSY_S
 
 
 def test_an_idle_server_ends_at_once_or_after_the_drain(zoo: Path, tmp_path: Path) -> None:
