@@ -164,6 +164,7 @@ class Classifier:
         uploads = [*(example.upload for example in ask.support), *ask.queries]
         pictures = await self._decode(uploads, task.card, keep)
         seconds = time.perf_counter() - start
+        self.events.stage(task.card.id, "decode", seconds)
         self.events.request(task.card.id, start, {"decode": seconds})
         support, queries = pictures[: len(labels)], pictures[len(labels) :]
         episode = replace(task.episode(support, queries, attention), remember=remember)
@@ -201,6 +202,7 @@ class Classifier:
         uploads = await self.off_loop(stored.load, wanted) if wanted else []
         pictures = await self._decode([*uploads, *queries], task.card, keep)
         seconds = time.perf_counter() - start
+        self.events.stage(task.card.id, "decode", seconds)
         self.events.request(task.card.id, start, {"decode": seconds})
         support, asked = pictures[: len(wanted)], pictures[len(wanted) :]
         absent = set(missing)

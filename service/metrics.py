@@ -82,7 +82,7 @@ class Metrics(Events):
         )
         self._stages = histogram(
             "stage_duration_seconds",
-            "queue: a request's wait; encode, adapt, predict: a batch's run.",
+            "decode, queue: a request's images, its wait; encode, adapt, predict: a batch's run.",
             _STAGE_SECONDS,
             "model",
             "stage",

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 Lane = Literal["forward", "gradient"]
-#: "queue" is the wait for the runtime; the others are what the runtime does.
-Stage = Literal["queue", "encode", "adapt", "predict"]
+#: "decode" comes before the engine, "queue" is the wait for the runtime; the others are what the
+#: runtime does.
+Stage = Literal["decode", "queue", "encode", "adapt", "predict"]
 #: "features": of stored examples, by their bytes. "states": adapted support sets.
 CacheName = Literal["features", "states"]
 #: Why a request that waited was never run.
@@ -36,7 +37,7 @@ class Events:
         """Some requests were run together; `images` went through the encoder."""
 
     def stage(self, model: str, stage: Stage, seconds: float) -> None:
-        """One stage of one batch took `seconds`; "queue" is told for each request."""
+        """One stage of one batch took `seconds`; "decode" and "queue" are told for each request."""
 
     def request(self, model: str, start: float, seconds: Mapping[str, float]) -> None:
         """A request passed some stages, one after another from `start` on, a time of

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
 from service.settings import Settings
-from tests.service.asking import assert_problem
+from tests.service.asking import ask, ask_set, assert_problem, encoded, make_set, noise, task
 from tests.service.process import PATIENCE, serving
 
 
@@ -65,6 +65,20 @@ def test_requests_are_counted_by_template_and_metrics_do_not_count_themselves(
     assert value(text, "fewshot_build_info") == 1
     assert "no-such" not in text
     assert "nowhere" not in text
+
+
+def test_every_stage_of_an_answer_is_measured(alone: TestClient) -> None:
+    query = [encoded(noise(1))]
+    with alone as client:
+        answer = ask(client, task(), query)
+        made = make_set(client, task()).json()["support_set"]["id"]
+        assert ask_set(client, made, query).status_code == 200
+        text = client.get("/metrics").text
+    stages = set(answer.json()["timing_ms"])
+    assert stages == {"decode", "queue", "encode", "adapt", "predict"}
+    for stage in stages:
+        labels = {"model": "mean", "stage": stage}
+        assert value(text, "fewshot_stage_duration_seconds_count", **labels) == 2, stage
 
 
 def test_a_request_id_is_kept_where_sane_and_made_where_not(client: TestClient) -> None:
