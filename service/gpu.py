@@ -34,7 +34,12 @@ class GpuMemory(Collector):
         if self._nvml is None:
             return
         used, total = self._families()
-        for index in range(self._nvml.nvmlDeviceGetCount()):
+        try:
+            count = self._nvml.nvmlDeviceGetCount()
+        except self._nvml.NVMLError as error:  # the driver was updated, or a GPU fell off its bus
+            log.debug("no GPU metrics: %s", error)
+            return
+        for index in range(count):
             try:
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
                 memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
