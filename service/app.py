@@ -26,7 +26,7 @@ from service.api import (
     support_sets,
 )
 from service.api.allowance import Allowance
-from service.api.auth import Authentication
+from service.api.auth import Authentication, warn_if_open
 from service.classifier import Classifier
 from service.inference.served import Inference
 from service.lifecycle import Drain, Lifecycle, draining
@@ -91,6 +91,7 @@ def create_app(
         try:
             async with draining(lifecycle, settings.shutdown_s, settings.drain_s):
                 yield
+        await warn_if_open(settings, store)
         finally:
             protocol.close()
             classifier.close()

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import platformdirs
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models_zoo.cards import ENTRIES
@@ -189,7 +196,7 @@ class Settings(BaseSettings):
         le=3600,
         description="Longest that a request may take from decoding to its answer, unless its "
         "`X-Request-Timeout` says otherwise; then 504. Raise it for long adaptations on a slow "
-        "machine; keep it below the proxy's own limit.",
+        "machine; keep it below the proxy's own limit, and within `max_request_timeout_s`.",
     )
     max_request_timeout_s: float = Field(
         300.0,
@@ -410,6 +417,8 @@ class Settings(BaseSettings):
     def database(self) -> str | Path:
         """URL of the database, or the embedded one's file."""
         if url := self.database_url.get_secret_value():
+        if self.request_timeout_s > self.max_request_timeout_s:
+            raise ValueError("request_timeout_s must not exceed max_request_timeout_s")
             return url
         folder = self.data_dir or platformdirs.user_data_path("fewshot", appauthor=False)
         return folder.expanduser().absolute() / "fewshot.sqlite3"

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,14 +19,18 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.middleware import refuse
-from service.problems import Forbidden, Problem, Unauthenticated
+from service.problems import Forbidden, Problem, StoreUnavailable, Unauthenticated
+from service.settings import Settings
 from service.store.keys import Key
 from service.store.keys import Scope as KeyScope
 from service.store.store import Store
 
+log = logging.getLogger(__name__)
+
 _GUARDED = ("/v1/", "/v2/")
 #: Open to everyone, however the service is closed.
 _OPEN = ("/v1/limits", "/v2/health/")
+_OPEN_TO_ALL = "no API key is asked for, and the service may be reached from outside: close it"
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="fewshot"'}
 
 
@@ -87,6 +94,25 @@ class Authentication:
         """Raises `StoreUnavailable`."""
         known = self._store.keys.any_known()
         return await self._store.run(self._store.keys.any) if known is None else known
+
+
+async def warn_if_open(settings: Settings, store: Store) -> None:
+    """Say so where other machines may reach the service and it asks them for no key."""
+    if settings.auth == "required" or _is_loopback(settings.host):
+        return
+    if settings.auth == "auto":
+        with suppress(StoreUnavailable):  # then nobody is let in
+            if not await store.run(store.keys.any):
+                log.warning("%s by `fewshot keys create` or --auth required", _OPEN_TO_ALL)
+        return
+    log.warning("%s by --auth required, or let a proxy in front ask for them", _OPEN_TO_ALL)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or "" for every address
+        return host == "localhost"
 
 
 def _token(headers: Headers) -> str | None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from fastapi.testclient import TestClient
@@ -20,6 +21,7 @@ from service.store import keys as keys_module
 from service.store.keys import Keys, Scope
 from tests.service.asking import SETS, add, ask, ask_set, assert_problem, encoded, make_set, noise
 from tests.service.asking import task as some
+from service.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 QUERIES = [encoded(noise(900))]
@@ -215,6 +217,38 @@ def test_keys_are_required_or_not_as_the_setting_says(zoo: Path, tmp_path: Path)
 
 def test_an_answer_about_a_key_is_believed_only_for_a_moment(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("host", "auth", "keys", "warned"),
+    [
+        ("0.0.0.0", "off", 0, True),
+        ("::", "off", 1, True),
+        ("shop.example", "auto", 0, True),
+        ("0.0.0.0", "auto", 1, False),
+        ("0.0.0.0", "required", 0, False),
+        ("127.0.0.2", "off", 0, False),
+        ("::1", "auto", 0, False),
+        ("localhost", "off", 0, False),
+    ],
+)
+def test_a_service_that_is_open_to_other_machines_says_so_once(
+    zoo: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    host: str,
+    auth: Literal["auto", "required", "off"],
+    keys: int,
+    warned: bool,
+) -> None:
+    settings = Settings(zoo=zoo, device="cpu", host=host, auth=auth, data_dir=tmp_path)
+    store = Store(settings)
+    for number in range(keys):
+        store.keys.create(str(number), [Scope.read])
+    with TestClient(create_app(settings, store=store)):
+        pass
+    found = [record.message for record in caplog.records if "no API key" in record.message]
+    assert len(found) == warned, found
+
+
 ) -> None:
     monkeypatch.setattr(keys_module, "BELIEVED_S", 30.0)
     now = time.monotonic()

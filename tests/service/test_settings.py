@@ -83,6 +83,7 @@ def test_the_usual_name_of_the_database_is_read_everywhere(
         (["--request-timeout-s", "0"], "request_timeout_s: "),
         (["--request-timeout-s", "nan"], "request_timeout_s: "),
         (["--cors-origins", "*", "--cors-credentials"], "unsafe"),
+        (["--request-timeout-s", "60", "--max-request-timeout-s", "30"], "max_request_timeout_s"),
         (["--cors-origins", "shop.example"], "'shop.example' is no origin"),
         (["--otlp-endpoint", "http://user:word@host"], "otlp_endpoint: "),
         (["--zoo", "/no/such/folder"], "not a folder"),
