@@ -7,16 +7,21 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
+from service import http
 from service.commands.serve import _listen
+from service.http import Connection
 from service.settings import Settings
 from tests.service.asking import assert_problem
-from tests.service.process import ROOT, serving
+from tests.service.process import PATIENCE, ROOT, serving
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +123,48 @@ def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_headers() -> 
             return await found
 
     assert asyncio.run(option()) != 0
+
+
+def test_a_request_whose_head_is_slow_is_cut_off_and_a_slow_answer_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "HEAD_S", 0.5)
+    get = b"GET / HTTP/1.1\r\nHost: x\r\n"
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(1.5)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def told(port: int, *parts: bytes) -> tuple[bytes, float]:
+        """What is answered until the server hangs up, and after how many seconds it did."""
+        start = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(0.1)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE)
+        writer.close()
+        return answer, time.monotonic() - start
+
+    async def ask() -> list[tuple[bytes, float]]:
+        config = uvicorn.Config(slow, http=Connection, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        listener = _listen(Settings(port=0))
+        serving = asyncio.create_task(server.serve([listener]))
+        port = listener.getsockname()[1]
+        answers = await asyncio.gather(
+            told(port),
+            told(port, get),
+            told(port, get + b"\r\n" + get, b"Connection: close\r\n", b"\r\n"),
+            told(port, get + b"Connection: close\r\n\r\n"),
+        )
+        server.should_exit = True
+        await serving
+        return answers
+
+    silent, half, pipelined, whole = asyncio.run(ask())
+    assert (silent[0], half[0]) == (b"", b"")
+    assert min(silent[1], half[1]) >= 0.5
+    assert pipelined[0].count(b"HTTP/1.1 204") == 2
+    assert whole[0].startswith(b"HTTP/1.1 204")
