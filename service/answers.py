@@ -15,20 +15,27 @@ from service.schemas import AttentionMode, Predictions
 from service.settings import Settings
 
 _DIGITS = 6
+#: A weight of the task attention comes with its example and label: as long as five numbers.
+_LABELLED = 5
 
 
 def check_size(outcome: Outcome, mode: AttentionMode, settings: Settings) -> None:
     """Refuse an answer that would be too large before it is built. Raises `AnswerTooLarge`."""
+    if mode is AttentionMode.none:
+        return
     found = outcome.answer.attention
     parts = [part for part in (found.query, found.support) if part is not None]
+    numbers = 0 if found.task is None else found.task.size * _LABELLED
     if mode is AttentionMode.maps:
-        count, most = sum(part.size for part in parts), settings.max_map_values
-        what = f"attention maps of {count} numbers"
+        numbers += sum(part.size for part in parts)
     else:
         pictures = sum(part.size // (part.shape[-1] * part.shape[-2]) for part in parts)
-        count, most = pictures, settings.max_overlays
-        what = f"{count} overlay pictures"
-    if mode is not AttentionMode.none and count > most:
+        _refuse_above(settings.max_overlays, pictures, f"{pictures} overlay pictures")
+    _refuse_above(settings.max_map_values, numbers, f"attention of {numbers} numbers")
+
+
+def _refuse_above(most: int, count: int, what: str) -> None:
+    if count > most:
         raise AnswerTooLarge(f"{what}; at most {most} are given. Send fewer queries at a time")
 
 

@@ -300,8 +300,9 @@ class Settings(BaseSettings):
         1_000_000,
         ge=1,
         le=100_000_000,
-        description="Most numbers that `attention=maps` may put into one answer, at about ten "
-        "bytes each. Raise it for offline analysis, where answers of many megabytes are welcome.",
+        description="Most numbers that attention may put into one answer, at about ten bytes each: "
+        "those of `attention=maps` and, as five each, the examples' weights with their labels. "
+        "Raise it for offline analysis, where answers of many megabytes are welcome.",
     )
     max_tensor_values: int = Field(
         4_000_000,

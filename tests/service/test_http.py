@@ -8,17 +8,22 @@ import logging
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from models_zoo.cards import find_card
+from service.answers import check_size
 from service.app import create_app
-from service.classifier import Classifier
+from service.classifier import Classifier, Outcome
 from service.engine.models import Models
+from service.problems import AnswerTooLarge
+from service.schemas import AttentionMode
 from service.settings import Settings
 from tests.service.asking import ask, assert_problem, encoded, noise, task
 from tests.service.gate import Gate
@@ -256,6 +261,19 @@ def test_answers_too_large_are_refused(zoo: Path) -> None:
             response = ask(client, task(), query, model="attentive", attention=mode)
             assert_problem(response, 422, "answer-too-large")
             assert ask(client, task(), query, model="attentive").status_code == 200
+
+
+@pytest.mark.parametrize("mode", list(AttentionMode))
+def test_weights_of_examples_count_in_every_answer_that_has_them(
+    settings: Settings, mode: AttentionMode
+) -> None:
+    weights = np.zeros((2, 3, 4), np.float32)  # layers x queries x examples: 24, as five each
+    answer = SimpleNamespace(attention=SimpleNamespace(task=weights, query=None, support=None))
+    outcome = cast(Outcome, SimpleNamespace(answer=answer))
+    check_size(outcome, mode, settings.model_copy(update={"max_map_values": 120}))
+    if mode is not AttentionMode.none:
+        with pytest.raises(AnswerTooLarge, match="120 numbers; at most 119"):
+            check_size(outcome, mode, settings.model_copy(update={"max_map_values": 119}))
 
 
 def test_settings_come_from_the_environment_and_unsafe_ones_are_refused(
