@@ -55,12 +55,16 @@ ALLOWED_HEADERS = (
     "Content-Type",
     "Idempotency-Key",
     "If-Match",
+    "If-None-Match",
     "Inference-Header-Content-Length",
+    "X-Api-Key",
     "X-Request-Id",
     "X-Request-Timeout",
 )
 EXPOSED_HEADERS = (
+    "Content-Disposition",
     "ETag",
+    "Idempotency-Replayed",
     "Inference-Header-Content-Length",
     "Location",
     "RateLimit",
@@ -87,11 +91,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await store.start()
+        await warn_if_open(settings, store)
         classifier.start()
         try:
             async with draining(lifecycle, settings.shutdown_s, settings.drain_s):
                 yield
-        await warn_if_open(settings, store)
         finally:
             protocol.close()
             classifier.close()

@@ -109,12 +109,14 @@ def test_cors_is_closed_unless_opened(settings: Settings, client: TestClient) ->
     open_to = settings.model_copy(update={"cors_origins": ("https://shop.example",)})
     preflight = page | {
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type",
+        "Access-Control-Request-Headers": "authorization,content-type,if-none-match,x-api-key",
     }
     with TestClient(create_app(open_to)) as other:
         allowed = other.get("/v1/models", headers=page).headers
         assert allowed["access-control-allow-origin"] == "https://shop.example"
         assert "access-control-allow-credentials" not in allowed
+        exposed = set(allowed["access-control-expose-headers"].split(", "))
+        assert {"ETag", "Idempotency-Replayed", "Content-Disposition"} <= exposed
         assert other.options("/v1/predictions", headers=preflight).status_code == 200
         elsewhere = {"Origin": "https://evil.example"}
         refused = other.get("/v1/models", headers=elsewhere).headers
