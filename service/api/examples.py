@@ -90,7 +90,7 @@ async def add_examples(
 @router.get(
     "/{set_id}/examples",
     summary="The examples, in stored order",
-    responses=problems(401, 403, 404, 410, 422, 503),
+    responses=problems(401, 403, 404, 410, 422, 429, 503),
 )
 async def list_examples(
     set_id: str,
@@ -117,7 +117,7 @@ async def list_examples(
     "/{set_id}/examples/{example_id}",
     status_code=204,
     summary="Delete an example",
-    responses=problems(401, 403, 404, 410, 412, 503),
+    responses=problems(401, 403, 404, 410, 412, 429, 503),
 )
 async def delete_example(
     set_id: str,
@@ -136,7 +136,7 @@ async def delete_example(
     "/{set_id}/examples/{example_id}/image",
     summary="An example's image, byte for byte as it was sent",
     response_class=Response,
-    responses=problems(401, 403, 404, 410, 503)
+    responses=problems(401, 403, 404, 410, 429, 503)
     | {
         200: {
             "description": "The image, under its true type",

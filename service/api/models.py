@@ -10,7 +10,10 @@ from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, problems
 
 router = APIRouter(
-    prefix="/v1/models", tags=["models"], dependencies=[READ], responses=problems(401, 403)
+    prefix="/v1/models",
+    tags=["models"],
+    dependencies=[READ],
+    responses=problems(401, 403, 429, 503),
 )
 
 

@@ -104,7 +104,7 @@ async def create_support_set(
 
 
 @router.get(
-    "", summary="Your support sets, the newest first", responses=problems(401, 403, 422, 503)
+    "", summary="Your support sets, the newest first", responses=problems(401, 403, 422, 429, 503)
 )
 async def list_support_sets(
     caller: Reader, store: StoreDep, limit: Limit = 20, cursor: Cursor = None
@@ -118,7 +118,9 @@ async def list_support_sets(
     )
 
 
-@router.get("/{set_id}", summary="One support set", responses=problems(401, 403, 404, 410, 503))
+@router.get(
+    "/{set_id}", summary="One support set", responses=problems(401, 403, 404, 410, 429, 503)
+)
 async def get_support_set(
     set_id: str, caller: Reader, store: StoreDep, response: Response
 ) -> SupportSetDetail:
@@ -131,7 +133,7 @@ async def get_support_set(
 @router.patch(
     "/{set_id}",
     summary="Change the name, the metadata or the ttl, or rename classes",
-    responses=problems(400, 401, 403, 404, 410, 412, 422, 503),
+    responses=problems(400, 401, 403, 404, 410, 412, 413, 422, 429, 503),
 )
 async def patch_support_set(
     set_id: str,
@@ -164,7 +166,7 @@ async def patch_support_set(
     "/{set_id}",
     status_code=204,
     summary="Delete a support set with all its examples",
-    responses=problems(401, 403, 404, 410, 412, 503),
+    responses=problems(401, 403, 404, 410, 412, 429, 503),
 )
 async def delete_support_set(
     set_id: str, caller: Writer, store: StoreDep, if_match: IfMatch
