@@ -161,7 +161,7 @@ class Settings(BaseSettings):
         le=64,
         description="Threads that decode images and draw overlays. Raise it to the number of "
         "cores where clients send photos; small drawings gain nothing. Each may hold one decoded "
-        "image of `max_image_megapixels`, about 4 bytes a pixel.",
+        "image of `max_image_megapixels`, up to 16 bytes a pixel.",
     )
     feature_cache_mb: int = Field(
         256,
@@ -264,7 +264,7 @@ class Settings(BaseSettings):
         gt=0,
         le=178,  # what Pillow decodes at most
         description="Largest image in millions of pixels, read from its header before anything is "
-        "decoded. Raise it for camera originals beyond 40 MP; each costs about 4 bytes a pixel.",
+        "decoded. Raise it for camera originals beyond 40 MP; each costs up to 16 bytes a pixel.",
     )
     max_image_side: int = Field(
         16_384,
@@ -410,6 +410,8 @@ class Settings(BaseSettings):
     def _safe(self) -> Self:
         if self.cors_credentials and "*" in self.cors_origins:
             raise ValueError("cors_origins '*' together with cors_credentials is unsafe")
+        if self.request_timeout_s > self.max_request_timeout_s:
+            raise ValueError("request_timeout_s must not exceed max_request_timeout_s")
         if self.drain_s > self.shutdown_s:
             raise ValueError("drain_s must not exceed shutdown_s, which ends the draining")
         return self
@@ -418,8 +420,6 @@ class Settings(BaseSettings):
     def database(self) -> str | Path:
         """URL of the database, or the embedded one's file."""
         if url := self.database_url.get_secret_value():
-        if self.request_timeout_s > self.max_request_timeout_s:
-            raise ValueError("request_timeout_s must not exceed max_request_timeout_s")
             return url
         folder = self.data_dir or platformdirs.user_data_path("fewshot", appauthor=False)
         return folder.expanduser().absolute() / "fewshot.sqlite3"
