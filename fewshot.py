@@ -533,7 +533,11 @@ DataDir = Annotated[
 def keys_create(
     name: Annotated[str, typer.Argument(help="Whose key it is, for the list.")],
     scopes: Annotated[
-        str, typer.Option(help="read, write or admin, separated by commas; each includes the last.")
+        str,
+        typer.Option(
+            help="read, write or admin, separated by commas; each includes the last. admin allows "
+            "no more than write today; it is kept for future administrative routes."
+        ),
     ] = "write",
     rate_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Most requests in a minute. Default: no limit.")

@@ -14,14 +14,16 @@ from typing import Literal
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from fewshot import app as fewshot
 from service.app import create_app
 from service.settings import Settings
 from service.store import keys as keys_module
 from service.store.keys import Keys, Scope
+from service.store.store import Store
 from tests.service.asking import SETS, add, ask, ask_set, assert_problem, encoded, make_set, noise
 from tests.service.asking import task as some
-from service.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 QUERIES = [encoded(noise(900))]
@@ -215,8 +217,6 @@ def test_keys_are_required_or_not_as_the_setting_says(zoo: Path, tmp_path: Path)
         assert make_set(client).status_code == 201
 
 
-def test_an_answer_about_a_key_is_believed_only_for_a_moment(
-    keys: Keys, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("host", "auth", "keys", "warned"),
     [
@@ -249,6 +249,8 @@ def test_a_service_that_is_open_to_other_machines_says_so_once(
     assert len(found) == warned, found
 
 
+def test_an_answer_about_a_key_is_believed_only_for_a_moment(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "BELIEVED_S", 30.0)
     now = time.monotonic()
@@ -300,3 +302,8 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(zoo: Path, tmp_pat
     plain = _fewshot(tmp_path, "create", "plain")
     assert plain.stdout.startswith("fewshot_")
     assert plain.stdout.count("\n") == 1
+
+
+def test_the_help_says_that_admin_allows_no_more_than_write() -> None:
+    shown = CliRunner().invoke(fewshot, ["keys", "create", "--help"], env={"COLUMNS": "300"})
+    assert "admin allows no more than write today" in shown.stdout
