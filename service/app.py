@@ -33,7 +33,7 @@ from service.lifecycle import Drain, Lifecycle, draining
 from service.metrics import Metrics
 from service.middleware import BodyLimit, SecurityHeaders
 from service.observe import Observe
-from service.settings import Settings
+from service.settings import MB, Settings
 from service.store.store import Store
 
 DESCRIPTION = """\
@@ -130,7 +130,12 @@ def create_app(
     # The last added is the outermost.
     app.add_middleware(Allowance, store=store, workers=settings.workers)
     app.add_middleware(Authentication, store=store, auth=settings.auth)
-    app.add_middleware(BodyLimit, limit=settings.max_body, seconds=settings.body_timeout_s)
+    app.add_middleware(
+        BodyLimit,
+        limit=settings.max_body,
+        seconds=settings.body_timeout_s,
+        most=settings.queue_mb * MB,
+    )
     app.add_middleware(Drain, lifecycle=lifecycle)
     app.add_middleware(SecurityHeaders)
     if settings.cors_origins:

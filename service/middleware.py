@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import request_id
-from service.problems import MEDIA_TYPE, BodyTooLarge, BodyTooSlow, Problem
+from service.problems import MEDIA_TYPE, BodyTooLarge, BodyTooSlow, Overloaded, Problem
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +71,12 @@ class SecurityHeaders:
 
 class BodyLimit:
     """Answers 413 to a body above `limit` bytes (JSON under /v1: a quarter of a MiB), whether its
-    length was announced or not, and 408 to one that has not arrived after `seconds`."""
+    length was announced or not, and 408 to one that has not arrived after `seconds`; and 429 where
+    it and the bodies of other running requests would be more than `most` bytes."""
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float = 60.0) -> None:
-        self._app, self._limit, self._seconds = app, limit, seconds
+    def __init__(self, app: ASGIApp, limit: int, seconds: float, most: int) -> None:
+        self._app, self._limit, self._seconds, self._most = app, limit, seconds, most
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -105,9 +107,16 @@ class BodyLimit:
                 )
                 raise _Refused from None
             complete = not message.get("more_body", False)
-            seen += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            seen, self._held = seen + size, self._held + size
             if seen > limit:
                 fault = _too_large(limit)
+                raise _Refused
+            if self._held > max(self._most, seen):  # one alone is never too many
+                fault = Overloaded(
+                    "the bodies of the requests that run are too large for one more; try again",
+                    headers={"Retry-After": "1", "Connection": "close"},
+                )
                 raise _Refused
             return message
 
@@ -123,7 +132,9 @@ class BodyLimit:
         except _Refused:
             if started:
                 raise
-        if isinstance(fault, BodyTooLarge) and not started:
+        finally:
+            self._held -= seen
+        if isinstance(fault, BodyTooLarge | Overloaded) and not started:
             await refuse(fault, scope, receive, send)
         elif fault is not None and not started:
             await problem_response(fault)(scope, receive, send)
@@ -136,7 +147,7 @@ def _too_large(limit: int) -> BodyTooLarge:
 
 
 class _Refused(Exception):
-    """The body is too large or too slow."""
+    """The body is too large, too slow or one too many."""
 
 
 async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:

@@ -190,6 +190,14 @@ class Settings(BaseSettings):
         "answered 429 with Retry-After. Raise it to ride out bursts at the price of longer waits "
         "and more memory; lower it to have overload refused sooner.",
     )
+    queue_mb: int = Field(
+        512,
+        ge=1,
+        le=65_536,
+        description="Most MiB of request bodies in a process at a time; what would exceed it is "
+        "answered 429, but for a body that is alone. Lower it on small machines, raise it for many "
+        "clients that send photos by the hundred.",
+    )
     request_timeout_s: float = Field(
         30.0,
         gt=0,

@@ -59,6 +59,34 @@ def test_a_body_over_the_limit_is_413_with_or_without_a_length(client: TestClien
         assert response.headers["connection"] == "close"
 
 
+def test_bodies_that_are_too_much_together_are_429_until_one_is_done(zoo: Path) -> None:
+    settings = Settings(zoo=zoo, device="cpu", max_body_mb=2, max_archive_mb=1, queue_mb=2)
+    app = create_app(settings)
+
+    async def scenario() -> None:
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield FILE_HEAD + b"x" * (3 * MB // 2)
+            arrived.set()
+            await go_on.wait()
+            yield b"\r\n--x--\r\n"
+
+        async with app.router.lifespan_context(app):
+            first = asyncio.create_task(_post(app, slow()))
+            await arrived.wait()
+            refused = await _post(app, _chunks(MB))
+            assert_problem(refused, 429, "overloaded")
+            assert refused.headers["retry-after"] == "1"
+            small, large = (FILE_HEAD + b"x" * size + b"\r\n--x--\r\n" for size in (9, MB))
+            assert_problem(await _post(app, small), 422, "invalid-request")
+            go_on.set()
+            assert_problem(await first, 422, "invalid-request")
+            assert_problem(await _post(app, large), 422, "invalid-request")
+
+    asyncio.run(scenario())
+
+
 def test_a_body_just_under_the_limit_is_read(client: TestClient) -> None:
     tail = b"\r\n--x--\r\n"
     body = FILE_HEAD + b"x" * (2 * MB - len(FILE_HEAD) - len(tail)) + tail
