@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -106,7 +107,15 @@ def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """An archive to read members from, never to unpack. Raises `DataError`."""
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        EOFError,
+        OSError,
+        NotImplementedError,  # made for a later version of the format
+        ValueError,  # UnicodeDecodeError among them: a name that is not UTF-8 but says so
+        RuntimeError,
+    ) as error:
         raise DataError(f"{path}: not a readable zip ({error}); fetch it again") from None
     with archive:
         yield archive

@@ -142,6 +142,19 @@ def test_an_encrypted_zip_is_refused(make):
         load(root)
 
 
+def test_a_zip_that_cannot_be_listed_is_named(make):
+    """A name that is not UTF-8 although its flag says so; a version of the format yet to come."""
+    whole = make(["é/1.png"], zipped=True).read_bytes()
+    entry = whole.index(b"PK\x01\x02")
+    later = bytearray(whole)
+    later[entry + 6] = 99
+    for damaged in (whole.replace("é".encode(), b"\xe9\xe9"), bytes(later)):
+        root = make(["é/1.png"], zipped=True)
+        root.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"own\.zip: not a readable zip"):
+            load(root)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_linked_folders_are_followed_once(make, tmp_path):
     root = make(["a/1.png"])
