@@ -18,6 +18,7 @@ from training.data.store import DataError
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_IMAGE_PIXELS = 64_000_000
+MAX_IMAGE_SIDE = 16_384  # what the service takes unless it is told otherwise
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -74,6 +75,9 @@ def decode(data: bytes, where: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_IMAGE_PIXELS:
             raise DataError(f"{where}: {image.width}x{image.height} is more than 64 megapixels")
+        if max(image.size) > MAX_IMAGE_SIDE:
+            size = f"{image.width}x{image.height}"
+            raise DataError(f"{where}: {size} is more than {MAX_IMAGE_SIDE} pixels on a side")
         image.load()
     except DataError:
         raise

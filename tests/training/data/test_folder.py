@@ -132,6 +132,15 @@ def test_oversized_images_are_refused(make, monkeypatch):
         load(make(["a/1.png", "b/1.png"]))
 
 
+@pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000)])
+def test_images_too_long_are_refused(make, png, size):
+    long = png(np.zeros(size, np.uint8))
+    with pytest.raises(DataError, match=r"a/1\.png: \d+x\d+ is more than 16384 pixels on a side"):
+        load(make(["b/1.png"], extra=[("a/1.png", long)]))
+    longest = png(np.zeros((16_384, 1), np.uint8))
+    assert load(make(["b/1.png"], extra=[("a/1.png", longest)])).classes == ("a", "b")
+
+
 def test_an_encrypted_zip_is_refused(make):
     root = make(["a/1.png"], zipped=True)
     data = bytearray(root.read_bytes())
