@@ -2,7 +2,8 @@
 
 Folders named train, val and test on top divide the classes themselves; the part is then the group.
 Otherwise the group is "" and a split names percentages (`training.data.splits`). Files that are not
-images, hidden files and a single folder wrapped around everything are passed over.
+images, hidden files and a single folder wrapped around everything are passed over; a class's folder
+without images is not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -35,10 +36,17 @@ SPEC = InputSpec(channels=3, height=84, width=84, fit="crop", invert=False)
 
 
 def find(root: Path) -> tuple[Path, ...] | None:
-    """The zip, or the folder and every image in it."""
+    """The zip, or the folder and every image in it. Raises `DataError` where a class has none.
+
+    Here and not when the folder is opened: what was packed before is not opened again.
+    """
     if root.is_file():
         return (root,)
-    return (root, *_images(root)) if root.is_dir() else None
+    if not root.is_dir():
+        return None
+    images, folders = _contents(root)
+    _check_filled(root, [path.relative_to(root).as_posix() for path in images], folders)
+    return (root, *images)
 
 
 @contextmanager
@@ -58,13 +66,19 @@ def open_data(files: tuple[Path, ...]) -> Iterator[Reader]:
         for name in members:
             if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]:
                 raise DataError(f"{root}: {name!r} points outside the archive; not read")
-        wanted = [name for name in sorted(members) if _is_image(name) and not hidden(name)]
+        seen = [name for name in sorted(members) if not hidden(name)]
+        wanted = [name for name in seen if _is_image(name)]
+        folders = {PurePosixPath(name) for name in seen if name.endswith("/")}
+        folders |= {parent for name in seen for parent in PurePosixPath(name).parents}
+        _check_filled(root, wanted, folders)
         yield Reader(_listings(root, wanted), image)
 
 
-def _images(root: Path) -> list[Path]:
-    """Every image below `root`, sorted; linked folders are followed once."""
+def _contents(root: Path) -> tuple[list[Path], set[PurePosixPath]]:
+    """Every image below `root`, sorted, and the folders, relative to it; linked folders are
+    followed once."""
     found: list[Path] = []
+    below: set[PurePosixPath] = set()
     visited: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -72,22 +86,45 @@ def _images(root: Path) -> list[Path]:
             folders.clear()
             continue
         visited.add(real)
+        below.add(PurePosixPath(Path(folder).relative_to(root).as_posix()))
         folders[:] = sorted(name for name in folders if not hidden(name))
         found += (Path(folder, name) for name in names if _is_image(name) and not hidden(name))
-    return sorted(found)
+    return sorted(found), below
 
 
 def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def _listings(root: Path, names: Sequence[str]) -> list[Listing]:
-    """Classes from relative image paths such as `cat/1.jpg` or `train/cat/1.jpg`."""
+def _layout(names: Sequence[str]) -> tuple[int, bool]:
+    """How many folders are wrapped around all images, and whether those inside are parts."""
     parts = [PurePosixPath(name).parts for name in names]
+    wraps = 0
     while parts and len({path[0] for path in parts}) == 1 and min(map(len, parts)) > 2:
         parts = [path[1:] for path in parts]
+        wraps += 1
     tops = {path[0] for path in parts if len(path) > 1}
-    divided = tops <= set(PARTS) and {"train", "test"} <= tops
+    return wraps, tops <= set(PARTS) and {"train", "test"} <= tops
+
+
+def _check_filled(root: Path, names: Sequence[str], folders: Set[PurePosixPath]) -> None:
+    """Raises `DataError` where one of the `folders`, no deeper than a class, has no images.
+
+    Else its class would be missing from the training without a word.
+    """
+    wraps, divided = _layout(names)
+    filled = {parent for name in names for parent in PurePosixPath(name).parents}
+    empty = [path for path in folders - filled if len(path.parts) <= wraps + 1 + divided]
+    if names and empty:
+        raise DataError(
+            f"{root}: no images in the class folder {min(empty)}; fill it or take it away"
+        )
+
+
+def _listings(root: Path, names: Sequence[str]) -> list[Listing]:
+    """Classes from relative image paths such as `cat/1.jpg` or `train/cat/1.jpg`."""
+    wraps, divided = _layout(names)
+    parts = [PurePosixPath(name).parts[wraps:] for name in names]
     keys: dict[tuple[str, str], list[Hashable]] = defaultdict(list)
     for name, path in zip(names, parts, strict=True):
         if divided and len(path) > 2:

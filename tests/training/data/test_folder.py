@@ -83,6 +83,40 @@ def test_folders_divided_already(make):
     }
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("names", "empty"),
+    [
+        (["a/1.png", "b/1.png"], "c"),
+        (["mine/a/1.png", "mine/b/1.png"], "mine/c"),
+        (["train/a/1.png", "test/b/1.png"], "train/c"),
+        (["train/a/1.png", "test/b/1.png"], "val"),
+    ],
+)
+def test_a_class_without_images_is_named(make, names, empty, zipped):
+    for extra in (f"{empty}/notes.md", f"{empty}/.hidden.png"):
+        root = make(names, zipped, [(extra, b"x")])
+        if zipped:
+            with zipfile.ZipFile(root, "a") as archive:
+                archive.mkdir(empty)
+        with pytest.raises(DataError, match=rf"own.*no images in the class folder {empty};"):
+            load(root)
+
+
+def test_a_class_without_images_is_named_once_packed_too(make):
+    root = make(["a/1.png", "b/1.png"])
+    load(root)
+    (root / "c").mkdir()
+    with pytest.raises(DataError, match="class folder c;"):
+        load(root)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_only_folders_of_classes_need_images(make, zipped):
+    extra = [(f"{folder}/notes.md", b"x") for folder in ("a/deeper", "__MACOSX/c", ".git/c")]
+    assert load(make(["a/1.png", "b/more/1.png"], zipped, extra)).classes == ("a", "b")
+
+
 def test_a_class_cannot_train_and_test(make):
     with pytest.raises(DataError, match="class 'a' is in both test and train"):
         load(make(["train/a/1.png", "test/a/2.png"]))
@@ -166,12 +200,14 @@ def test_a_zip_that_cannot_be_listed_is_named(make):
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_linked_folders_are_followed_once(make, tmp_path):
-    root = make(["a/1.png"])
+    root = make(["a/1.png", "a/2.png"])
     (tmp_path / "far").mkdir()
     (root / "a" / "1.png").rename(tmp_path / "far" / "1.png")
     (root / "b").symlink_to(tmp_path / "far")
     (root / "a" / "loop").symlink_to(root)
-    assert load(root).classes == ("b",)
+    store = load(root)
+    assert store.classes == ("a", "b")
+    assert len(store.images) == 2
 
 
 def test_no_images_and_no_place(tmp_path):
