@@ -63,7 +63,8 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
     shape = InputShape(spec.channels, spec.height, spec.width)
     weights = save({k: v.contiguous() for k, v in learner.state_dict().items()})
     graphs = to_onnx(learner, shape)
-    difference = compare(learner, shape, graphs)
+    adaptation = recipe.entry.adaptation
+    difference = compare(learner, shape, graphs, rates=adaptation.rates if adaptation else ())
     answer = example_answer(learner, shape)
 
     files = {WEIGHTS: weights, **graphs}
@@ -83,7 +84,7 @@ def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, D
         limits=recipe.entry.limits,
         attention=attention_of(learner, answer),
         uncertainty=answer.uncertainty is not None,
-        adaptation=recipe.entry.adaptation,
+        adaptation=adaptation,
         transductive=learner.transductive,
         order_dependent=learner.order_dependent,
         training=Training(

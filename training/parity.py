@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models_zoo.cards import ENTRIES, Card, read_file
 from models_zoo.episode import Prediction, Support
@@ -19,8 +21,11 @@ from training.graphs import PREDICTED, hyperparameters
 EPISODES = ((1, 2, 1, 1, 0), (3, 5, 1, 4, 0), (2, 5, 5, 3, 4), (2, 3, 2, 7, 9), (4, 4, 3, 1, 1))
 #: Largest difference of a probability or an attention weight that passes.
 TOLERANCE = 1e-4
-#: Gradient-based adaptation amplifies rounding: there the 90th percentile must pass.
+#: Gradient-based adaptation amplifies rounding: there this quantile must pass, and the median.
 QUANTILE = 0.9
+MEDIAN_TOLERANCE = 1e-5
+#: Share of the answers that may then be others than in double precision.
+ASTRAY = 0.01
 
 
 class ParityError(Exception):
@@ -29,7 +34,11 @@ class ParityError(Exception):
 
 @dataclass(frozen=True)
 class Difference:
-    """Absolute difference of probabilities and attention weights over all episodes compared."""
+    """Absolute difference of probabilities and attention weights over all episodes compared.
+
+    From PyTorch's in double precision where a learner adapts by gradient steps, else from its own.
+    `same_answer` is the share of queries for which ONNX and PyTorch name the same class.
+    """
 
     episodes: int
     median: float
@@ -74,12 +83,12 @@ class OnnxLearner(Learner):
         return dict(zip(outputs, used.run(None, given), strict=True))
 
     def forward(
-        self, support: Support, query: torch.Tensor, inner_lr: torch.Tensor | None = None
+        self, support: Support, query: Tensor, inner_lr: Tensor | None = None
     ) -> Prediction:
         found = self.answer(support, query)
         return Prediction(**{name: torch.from_numpy(found[name]) for name in found})
 
-    def answer(self, support: Support, query: torch.Tensor) -> dict[str, NDArray[np.generic]]:
+    def answer(self, support: Support, query: Tensor) -> dict[str, NDArray[np.generic]]:
         """The outputs of the predict graph, from images."""
         state = self.run(
             "adapt",
@@ -102,13 +111,13 @@ class OnnxLearner(Learner):
 
 def random_episode(
     shape: InputShape, case: tuple[int, int, int, int, int], generator: torch.Generator
-) -> tuple[Support, torch.Tensor]:
+) -> tuple[Support, Tensor]:
     """Random images with a class-dependent pattern; some examples are padding."""
     tasks, way, shot, queries, padding = case
     pixels = (shape.channels, shape.height, shape.width)
     patterns = torch.rand(tasks, way, *pixels, generator=generator)
 
-    def images(labels: torch.Tensor) -> torch.Tensor:
+    def images(labels: Tensor) -> Tensor:
         noise = torch.rand(*labels.shape, *pixels, generator=generator)
         chosen = patterns[torch.arange(tasks)[:, None], labels]
         return 0.7 * chosen + 0.3 * noise
@@ -121,26 +130,43 @@ def random_episode(
 
 @torch.no_grad()
 def compare(
-    learner: Learner, shape: InputShape, files: dict[str, bytes], seed: int = 0
+    learner: Learner,
+    shape: InputShape,
+    files: dict[str, bytes],
+    seed: int = 0,
+    rates: tuple[float, ...] = (),
 ) -> Difference:
-    """Run both on the same episodes. Raises `ParityError` when they differ too much."""
+    """Run both on the same episodes. Raises `ParityError` when they differ too much.
+
+    Of most learners every number must be within `TOLERANCE` of PyTorch's, so that only ties can be
+    answered otherwise. Gradient steps, one for each of `rates` (by default the learner's own), may
+    blow up the rounding of either side: there a copy in double precision is the judge. ONNX must be
+    near it in the median and the 90th percentile, and answer as it does, but for ties to within
+    `TOLERANCE`, on 99% of the queries or on as many as PyTorch in single precision.
+    """
     hyper = hyperparameters(learner)
+    if hyper and rates:
+        hyper = (torch.tensor(rates),)
     onnx = OnnxLearner(files, tuple(hyper[0].tolist()) if hyper else ())
+    judge = copy.deepcopy(learner).double() if hyper else learner
     generator = torch.Generator().manual_seed(seed)
     compared = 0
-    differences: list[NDArray[np.float64]] = []
-    same: list[bool] = []
+    differences: list[Tensor] = []
+    same: list[Tensor] = []
+    ours: list[Tensor] = []
+    theirs: list[Tensor] = []
     for case in EPISODES:
         if learner.max_way and case[1] > learner.max_way:
             continue
         compared += 1
         support, query = random_episode(shape, case, generator)
-        encoded = support.with_x(learner.encode_batch(support.x))
-        state = learner.adapt(encoded, *hyper)
-        expected: Prediction = learner.predict(state, learner.encode_batch(query))
+        expected = truth = answer(learner, support, query, *hyper)
+        if hyper:
+            wide = [rate.double() for rate in hyper]
+            truth = answer(judge, support.with_x(support.x.double()), query.double(), *wide)
         got = onnx.answer(support, query)
         for name in PREDICTED:
-            tensor = getattr(expected, name)
+            tensor = getattr(truth, name)
             if tensor is None:
                 continue
             mine = torch.from_numpy(got[name])
@@ -149,18 +175,45 @@ def compare(
                     f"{name}: ONNX gives {tuple(mine.shape)}, torch {tuple(tensor.shape)}"
                 )
             if name == "logits":
-                same.append(bool((mine.argmax(-1) == tensor.argmax(-1)).all()))
+                same.append(mine.argmax(-1) == expected.logits.argmax(-1))
+                ours.append(right(mine, tensor))
+                theirs.append(right(expected.logits, tensor))
                 mine, tensor = mine.softmax(-1), tensor.softmax(-1)
-            differences.append((mine - tensor).abs().double().flatten().numpy())
-    everything = np.concatenate(differences)
+            differences.append((mine - tensor).abs().double().flatten())
+    everything = torch.cat(differences).numpy()
     found = Difference(
         compared,
         float(np.median(everything)),
         float(np.quantile(everything, QUANTILE)),
         float(everything.max()),
-        float(np.mean(same)),
+        share(same),
     )
     measured = found.p90 if hyper else found.largest
-    if not np.isfinite(found.largest) or measured > TOLERANCE:
+    far = hyper and found.median > MEDIAN_TOLERANCE
+    if not np.isfinite(found.largest) or measured > TOLERANCE or far:
         raise ParityError(f"ONNX and PyTorch differ by {found.largest:.2e} (p90 {found.p90:.2e})")
+    if hyper and share(ours) < min(1 - ASTRAY, share(theirs)):
+        raise ParityError(
+            f"ONNX and PyTorch differ in their answers: {share(ours):.1%} of ONNX's and "
+            f"{share(theirs):.1%} of PyTorch's are those of double precision"
+        )
     return found
+
+
+def answer(learner: Learner, support: Support, query: Tensor, *hyper: Tensor) -> Prediction:
+    """What PyTorch answers, from images."""
+    encoded = support.with_x(learner.encode_batch(support.x))
+    return learner.predict(learner.adapt(encoded, *hyper), learner.encode_batch(query))
+
+
+def right(logits: Tensor, truth: Tensor) -> Tensor:
+    """Which queries get the class that is likeliest by `truth`, or one as likely to within
+    `TOLERANCE`: two logits `[B, Q, way]` -> bool `[B, Q]`."""
+    likely = truth.softmax(-1)
+    chosen = likely.gather(-1, logits.argmax(-1, keepdim=True)).squeeze(-1)
+    return chosen >= likely.amax(-1) - TOLERANCE
+
+
+def share(which: list[Tensor]) -> float:
+    """Share of the queries, in all episodes together."""
+    return float(torch.cat([each.flatten() for each in which]).double().mean())

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from fewshot import app
 from models_zoo import cards
-from models_zoo.cards import ZooError, load_card, read_file, verify
+from models_zoo.cards import Adaptation, ZooError, load_card, read_file, verify
 from models_zoo.episode import Support
 from models_zoo.learner import Learner
 from models_zoo.weights import load_learner
@@ -148,6 +148,28 @@ def test_an_export_that_disagrees_writes_nothing(
     shutil.copytree(made / "zoo", tmp_path / "zoo")
     assert_one_line(fewshot("export", run, "--zoo", tmp_path / "zoo"), "differ")
     verify(load_card(tmp_path / "zoo" / ENTRY), tmp_path / "zoo")
+
+
+def test_graphs_are_compared_at_the_card_s_rates(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = recipe("maml", steps=1)
+    served = tiny.entry.model_copy(
+        update={"adaptation": Adaptation(steps=3, max_steps=5, inner_lr=0.5, max_inner_lr=4.0)}
+    )
+    tiny = tiny.model_copy(update={"entry": served})
+    trainer.train(tiny, tmp_path / "run", root=made_data, quiet=True)
+    asked = []
+
+    def note(*_: object, rates: tuple[float, ...] = ()) -> None:
+        asked.append(rates)
+        raise ParityError
+
+    monkeypatch.setattr(export, "to_onnx", lambda *_: {})
+    monkeypatch.setattr(export, "compare", note)
+    with pytest.raises(ParityError):
+        export.export(tmp_path / "run", tmp_path / "zoo")
+    assert asked == [(0.5, 0.5, 0.5)]
 
 
 def test_a_second_export_replaces_the_first(

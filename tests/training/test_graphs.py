@@ -16,6 +16,7 @@ from models_zoo.episode import Prediction, Support
 from models_zoo.learner import InputShape, Learner
 from tests.models_zoo.making import stir
 from tests.training.making import GRADIENT, LEARNERS, SIDE
+from training import parity
 from training.graphs import OPSET, PREDICTED, to_onnx
 from training.parity import OnnxLearner, ParityError, compare
 
@@ -214,3 +215,47 @@ def test_an_attention_or_a_shape_that_differs_does_not_pass(
         spoil(how)
         with pytest.raises(ParityError):
             compare(exported.learner, SHAPE, exported.files)
+
+
+class Stand:
+    """In place of the graphs: PyTorch's own answers, with one query's turned about if `wrong`."""
+
+    def __init__(self, learner: Learner, wrong: bool) -> None:
+        self.learner, self.wrong = learner, wrong
+        self.rates: tuple[float, ...] = ()
+
+    def __call__(self, _: dict[str, bytes], rates: tuple[float, ...]) -> Stand:
+        self.rates = rates
+        return self
+
+    def answer(self, support: Support, query: Tensor) -> dict[str, np.ndarray]:
+        logits = self.learner(support, query, torch.tensor(self.rates)).logits.numpy().copy()
+        if self.wrong and query.shape[1] == 1:
+            logits[:, 0] *= -1
+        return {"logits": logits}
+
+
+@pytest.mark.parametrize("rates", [(), (0.3,) * 4])
+def test_a_gradient_learner_s_answers_count_at_the_rates_asked_for(
+    rates: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few numbers differ, so that median and 90th percentile do not tell."""
+    torch.manual_seed(7)
+    learner = registry.build("maml", LEARNERS["maml"]).eval().requires_grad_(False)
+    stir(learner, weights=0.05, means=0.2)
+    right, wrong = Stand(learner, wrong=False), Stand(learner, wrong=True)
+    monkeypatch.setattr(parity, "OnnxLearner", right)
+    found = compare(learner, SHAPE, {}, rates=rates)
+    assert found.same_answer == 1
+    expected = torch.tensor(rates) if rates else learner.default_inner_lr()
+    assert torch.equal(torch.tensor(right.rates), expected)
+    monkeypatch.setattr(parity, "OnnxLearner", wrong)
+    monkeypatch.setattr(parity, "EPISODES", (*parity.EPISODES[1:4] * 2, parity.EPISODES[0]))
+    with pytest.raises(ParityError, match="differ in their answers"):
+        compare(learner, SHAPE, {}, rates=rates)
+
+
+def test_a_tie_may_be_answered_either_way() -> None:
+    truth = torch.tensor([[[1.0, 1.0 + 1e-5, 0.0], [1.0, 1.1, 0.0]]])
+    first = torch.tensor([[[1.0, 0.0, 0.0]] * 2])
+    assert parity.right(first, truth).tolist() == [[True, False]]
