@@ -37,6 +37,7 @@ def save(run: Run) -> None:
         {
             "step": run.step,
             "seconds": run.seconds,
+            "length": run.length,
             "hardware": hardware(run.device),
             "best": asdict(run.best),
             "learner": run.learner.state_dict(),
@@ -63,6 +64,7 @@ def resume(run: Run) -> None:
         )
     state = checkpoint.load(run.out / LAST, run.device)
     run.step, run.seconds, run.best = state["step"], state["seconds"], Best(**state["best"])
+    run.length = state.get("length", torch.full_like(run.length, torch.nan))
     run.history.load(run.out, run.step)
     run.learner.load_state_dict(state["learner"])
     run.objective.load_state_dict(state["objective"])

@@ -87,6 +87,9 @@ class Run:
         self.step = 0
         self.interrupted = False
         self.seconds = 0.0
+        #: Way gone through the space of weights, over every update (`training.sketch`); NaN in a
+        #: run that was begun before it was kept.
+        self.length = torch.zeros((), dtype=torch.float64, device=device)
         self.best = Best()
         self.history = History()
 
@@ -173,8 +176,10 @@ def train(
 def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
     recipe = run.recipe
     sketch, trace = Sketch(trained(run.learner)), math.ceil(recipe.steps / PATH_POINTS)
+    here = sketch()
     if not run.history.rows["trajectory"]:
-        run.history.add(run.step, "trajectory", sketch())
+        run.history.add(run.step, "trajectory", here)
+        run.history.add(run.step, "length", run.length)
     run.learner.train()
     while run.step < until and not run.interrupted:
         started = time.perf_counter()
@@ -188,12 +193,15 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
             nn.utils.clip_grad_norm_(run.parameters, recipe.optimizer.clip)
         run.optimizer.step()
         run.step += 1
+        before, here = here, sketch()
+        run.length = run.length + (here - before).norm()
 
         for name, rows in metrics.items():
             if rows.ndim:
                 run.history.add(run.step, name, rows)
         if run.step % trace == 0:
-            run.history.add(run.step, "trajectory", sketch())
+            run.history.add(run.step, "trajectory", here)
+            run.history.add(run.step, "length", run.length)
         if run.step % LOG_EVERY == 0:
             metrics = {"loss": loss, **metrics}
             scalars = {k: float(v.detach()) for k, v in metrics.items() if not v.ndim}

@@ -14,7 +14,9 @@ from typer.testing import CliRunner, Result
 
 from fewshot import app
 from tests.training.making import recipe
-from training.history import History
+from training import trainer
+from training.history import History, read_history
+from training.plots.trajectory import distances
 from training.sketch import Sketch
 from training.trainer import train
 
@@ -140,6 +142,37 @@ def test_trajectories_keep_their_shape_and_their_length(tmp_path: Path) -> None:
     assert torch.allclose(torch.cdist(found, found), torch.cdist(
         *[torch.cat([straight, winding])] * 2), atol=1e-4)  # fmt: skip
     assert [float(row["length"]) for row in rows] == pytest.approx([0, 3, 6, 0, 4, 7, 11])
+    assert {row["summed over"] for row in rows} == {"points kept"}
+
+
+def test_a_trajectory_s_length_is_that_of_every_update(tmp_path: Path) -> None:
+    """A run that did not keep it, or not from the start, says so."""
+    points = dict(enumerate(torch.tensor([[0.0, 0], [3, 0], [3, 1]])))
+    sums = torch.tensor([0.0, 7.0, 9.0])
+    late = torch.tensor([torch.nan, 2.0])
+    runs = [
+        run_with(tmp_path / "all", trajectory=points, length=dict(enumerate(sums))),
+        run_with(tmp_path / "late", trajectory=points, length=dict(enumerate(late, start=1))),
+        run_with(tmp_path / "none", trajectory=points),
+    ]
+    done = plot("trajectory", *runs)
+    assert done.exit_code == 0, done.output
+    rows = rows_of(runs[0] / "plots" / "trajectory.png")
+    assert [float(row["length"]) for row in rows] == pytest.approx([0, 7, 9, *[0, 3, 4] * 2])
+    assert [row["summed over"] for row in rows] == ["updates"] * 3 + ["points kept"] * 6
+
+
+def test_the_length_kept_does_not_depend_on_how_many_points_are(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe("maml"), tmp_path / "all", root=made_data, quiet=True)
+    monkeypatch.setattr(trainer, "PATH_POINTS", 3)
+    train(recipe("maml"), tmp_path / "few", root=made_data, quiet=True)
+    every, few = (read_history(tmp_path / name) for name in ("all", "few"))
+    assert few["length"][0].tolist() == few["trajectory"][0].tolist() == [0, 4, 8, 12]
+    assert few["length"][1].tolist() == every["length"][1][::4].tolist()
+    assert every["length"][1] == pytest.approx(distances(every["trajectory"][1]), rel=1e-5)
+    assert distances(few["trajectory"][1])[-1] < 0.99 * few["length"][1][-1]
 
 
 def test_trajectories_that_cannot_be_drawn_together_are_told(tmp_path: Path) -> None:

@@ -164,6 +164,17 @@ def test_a_run_made_before_an_option_existed_goes_on(made_data: Path, tmp_path: 
     assert train(recipe(), tmp_path, root=made_data, until=6, quiet=True).step == 6
 
 
+def test_a_run_made_before_lengths_were_kept_goes_on_without(
+    made_data: Path, tmp_path: Path
+) -> None:
+    train(recipe(), tmp_path, root=made_data, until=3, quiet=True)
+    state = checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))
+    assert state.pop("length") > 0
+    checkpoint.save(tmp_path / "last.pt", state)
+    run = train(recipe(), tmp_path, root=made_data, until=6, quiet=True)
+    assert run.length.isnan()
+
+
 def test_ctrl_c_finishes_and_saves_the_step_under_way(
     undisturbed: dict[str, Any],
     made_data: Path,
