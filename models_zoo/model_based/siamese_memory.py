@@ -64,10 +64,15 @@ class SiameseMemory(Learner):
         keys = F.normalize(support.x, dim=-1)
         written = write_memory(keys, support.labels, support.mask, self.slots, "oldest")
         weights = written.weights
+        # Slots that few examples cannot fill are left out, but of a state that is kept: an ONNX
+        # graph's has all of them.
+        left = 0 if self.training else self.slots - weights.shape[1]
         return {
-            "keys": written.keys,
-            "values": written.labels,
-            "shares": weights / weights.sum(-1, keepdim=True).clamp(min=1e-12),
+            "keys": F.pad(written.keys, (0, 0, 0, left)),
+            "values": F.pad(written.labels, (0, left), value=-1),
+            "shares": F.pad(
+                weights / weights.sum(-1, keepdim=True).clamp(min=1e-12), (0, 0, 0, left)
+            ),
             "class_mask": support.class_mask,
         }
 

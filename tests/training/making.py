@@ -93,7 +93,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "lstm": 4,
         "mlp": 16,
     },
-    "siamese_memory": {"channels": 1, "backbone": "conv4-8", "slots": 5, "scale": 4.0},
+    "siamese_memory": {"channels": 1, "backbone": "conv4-8", "slots": 12, "scale": 4.0},
     "snail": {
         "channels": 1,
         "image_size": SIDE,

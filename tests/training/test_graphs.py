@@ -167,6 +167,10 @@ def test_every_size_of_an_episode_is_free(exported: Exported) -> None:
         assert isinstance(axes(adapt, "inner_lr")[0], str)
     if exported.learner.encodes:
         assert isinstance(axes(graphs["encode.onnx"].graph, "images")[0], str)
+    for state in (value.name for value in adapt.output):
+        if state in {value.name for value in predict.input}:
+            both = zip(axes(adapt, state), axes(predict, state), strict=True)
+            assert all(a == b or {type(a), type(b)} == {str} for a, b in both), state
 
 
 def test_the_files_tell_nothing_of_the_machine_they_were_made_on(exported: Exported) -> None:
