@@ -106,7 +106,7 @@ def test_asking_again_costs_the_queries_alone(
     again = run(classifier.classify_stored(model, stored.seen(), QUERIES, attention=True))
     assert stored.loaded == [list(range(6))]
     assert told.images == [8, 8, 2]
-    assert told.stages == ["queue", "encode", "predict"]
+    assert told.stages == ["decode", "queue", "encode", "predict"]
     assert_same(first, sent)
     assert_same(again, sent)
     assert classifier.states.hits == 1
