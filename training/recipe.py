@@ -216,7 +216,7 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: not a mapping of settings")
     for change in changes:
-        apply(content, change)
+        set_leaf(content, change)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
@@ -225,7 +225,7 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: {where}: {first['msg']}") from None
 
 
-def apply(content: dict[str, Any], change: str) -> None:
+def set_leaf(content: dict[str, Any], change: str) -> None:
     """Set one leaf: keys with dots between, "=", and a value as in YAML. Raises `RecipeError`."""
     keys, equals, text = change.partition("=")
     *sections, last = keys.strip().split(".")
