@@ -124,6 +124,13 @@ class ObjectiveConfig(Section):
     minibatch: int = Field(10, ge=1, description="Examples in each of these steps")
 
 
+class AverageConfig(Section):
+    """The last steps of a run at a constant rate, with the mean of their weights as its result."""
+
+    steps: int = Field(ge=1, description="How many; the schedule ends before them")
+    rate: float = Field(0.3, gt=0, le=1, description="Their learning rate over `lr`")
+
+
 class OptimizerConfig(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(1e-3, gt=0)
@@ -134,11 +141,18 @@ class OptimizerConfig(Section):
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     warmup: int = Field(0, ge=0)
+    average: AverageConfig | None = Field(
+        None, description="Stochastic weight averaging over the last steps"
+    )
 
     def factor(self, step: int, steps: int) -> float:
         """The learning rate of a step over `lr`; a pure function, so resuming is exact."""
         from math import cos, pi
 
+        if self.average:
+            steps -= self.average.steps
+            if step >= steps:
+                return self.average.rate
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.schedule == "cosine":
@@ -193,7 +207,9 @@ class Recipe(Section):
             raise ValueError(
                 f"unknown learner {self.learner!r}; known: {', '.join(registry.names())}"
             )
-        objective = self.objective
+        average, objective = self.optimizer.average, self.objective
+        if average and average.steps >= self.steps:
+            raise ValueError("optimizer.average.steps must be fewer than steps")
         fixed = objective.name == "task_attention" and objective.network == "batch"
         if fixed and self.episodes.max_images:
             raise ValueError("objective.network: batch needs equal batches; omit max_images")

@@ -41,6 +41,7 @@ def save(run: Run) -> None:
             "hardware": hardware(run.device),
             "best": asdict(run.best),
             "learner": run.learner.state_dict(),
+            "average": run.average.model.state_dict() if run.average else None,
             "objective": run.objective.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "episodes": run.sampler.generator.get_state(),
@@ -67,6 +68,8 @@ def resume(run: Run) -> None:
     run.length = state.get("length", torch.full_like(run.length, torch.nan))
     run.history.load(run.out, run.step)
     run.learner.load_state_dict(state["learner"])
+    if run.average and state.get("average"):
+        run.average.model.load_state_dict(state["average"])
     run.objective.load_state_dict(state["objective"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.sampler.generator.set_state(state["episodes"].cpu())

@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from models_zoo import registry
 from models_zoo.learner import Learner
 from training import checkpoint
+from training.averaging import WeightAverage, take_statistics
 from training.data.load import load_splits
 from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import PackedStore
@@ -38,6 +39,7 @@ LOG_EVERY = 25
 #: Points of a run's path through the space of weights that its history keeps.
 PATH_POINTS = 500
 VALIDATION_SEED = 20_000
+STATISTICS_SEED = 30_000
 
 
 class Run:
@@ -84,6 +86,11 @@ class Run:
         self.optimizer = make_optimizer(recipe, self.learner, self.objective)
         #: Learning rate of each of the optimiser's groups, before the schedule.
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        average = recipe.optimizer.average
+        #: What is validated and kept once it has begun.
+        self.average = (
+            WeightAverage(self.learner, recipe.steps - average.steps) if average else None
+        )
         self.step = 0
         self.interrupted = False
         self.seconds = 0.0
@@ -104,8 +111,9 @@ class Run:
             return self.best.accuracy
         config, adaptation = self.recipe.validation, self.recipe.entry.adaptation
         self.validation.generator.manual_seed(VALIDATION_SEED)
+        learner = self.averaged() or self.learner
         score = evaluate(
-            self.learner,
+            learner,
             self.validation,
             tasks=config.tasks,
             way=config.way,
@@ -117,10 +125,35 @@ class Run:
         held_out = self.recipe.data.classes == "train"
         if score.mean > self.best.accuracy or self.best.extra or not held_out:
             self.best = Best(score.mean, score.ci95, self.step, extra)
-            weights = {k: v.contiguous().cpu() for k, v in self.learner.state_dict().items()}
+            weights = {k: v.contiguous().cpu() for k, v in learner.state_dict().items()}
             facts = {"best": json.dumps(asdict(self.best))}
             checkpoint.write_atomically(self.out / BEST, to_safetensors(weights, facts))
         return score.mean
+
+    def averaged(self) -> Learner | None:
+        """The learner with the mean of its weights, if there is one already."""
+        learner = self.average.learner() if self.average else None
+        if learner is None:
+            return None
+        mean, kept = learner, self.sampler.generator.get_state()
+
+        def forward(batch: int) -> None:
+            episode = draw_episode(self.sampler, self.recipe.episodes, f"statistics/{batch}")
+            with autocast(self):
+                self.objective(mean, episode)
+
+        with torch.random.fork_rng():  # the same batches every time, and the run sees none of it
+            torch.manual_seed(STATISTICS_SEED)
+            self.sampler.generator.manual_seed(STATISTICS_SEED)
+            take_statistics(mean, forward)
+        self.sampler.generator.set_state(kept)
+        return mean
+
+
+def autocast(run: Run) -> torch.autocast:
+    """The precision that the recipe asks for."""
+    wanted = run.recipe.precision == "bfloat16"
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=wanted)
 
 
 def draw_episode(sampler: EpisodeSampler, config: EpisodeConfig, seed: str) -> Episode:
@@ -193,6 +226,8 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
             nn.utils.clip_grad_norm_(run.parameters, recipe.optimizer.clip)
         run.optimizer.step()
         run.step += 1
+        if run.average:
+            run.average.add(run.step, run.learner)
         before, here = here, sketch()
         run.length = run.length + (here - before).norm()
 
@@ -241,9 +276,7 @@ def step_of(run: Run) -> Step:
         return episode
 
     return Step(
-        autocast=lambda: torch.autocast(
-            run.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
-        ),
+        autocast=lambda: autocast(run),
         rate=run.optimizer.param_groups[0]["lr"],
         new=new,
         next=next_one,
