@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.adaptation_arms import RATE, SIDE, Case, arms, learn2learn, ours
+from benchmarks.adaptation_arms import LIBRARIES, RATE, SIDE, Case, arms, learn2learn, ours
 from models_zoo.learner import InputShape
 from training.graphs import to_onnx
 from training.parity import OnnxLearner
@@ -39,6 +39,8 @@ TOLERANCE = 1e-9
 def check() -> None:
     """Every arm must compute the same meta-gradient, in float64 where chaos is no excuse."""
     found = {name: arm() for name, arm in arms(Case(tasks=2, dtype=torch.float64)).items()}
+    for name in LIBRARIES.keys() - found.keys():
+        say(f"{name} is not installed and takes no part: pip install {name}")
     for name, got in found.items():
         for key, value in found["ours"].items():
             difference = float((got[key] - value).abs().max() / value.abs().max())

@@ -153,10 +153,14 @@ def grad(value: Tensor) -> Tensor:
     return value.grad.clone()
 
 
+#: Peers that are libraries, by the name that pip knows them by.
+LIBRARIES = {"higher": higher, "torchopt": torchopt}
+
+
 def arms(case: Case) -> dict[str, Arm]:
-    """Those that can be had here."""
+    """Those that can be had here; `LIBRARIES` only where they are installed."""
     found = {"ours": ours(case), "learn2learn": learn2learn(case)}
-    for name, make in (("higher", higher), ("torchopt", torchopt)):
+    for name, make in LIBRARIES.items():
         with suppress(ImportError):
             found[name] = make(case)
     return found
