@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from tests.service.asking import assert_problem, encoded, noise
-from tests.service.process import PATIENCE, Server, serving
+from tests.service.process import PATIENCE, ROOT, Server, serving
 
 #: Random requests to each operation; more finds more, and takes as much longer.
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "5")
@@ -49,14 +49,29 @@ def everything(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def test_nothing_that_the_document_allows_or_forbids_is_a_server_error(
-    server: Server, tmp_path: Path
-) -> None:
-    """Every operation, with data that fit its schema and data that do not, always the same ones."""
+@pytest.fixture(scope="module")
+def guarded(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A server that asks for keys, and one of them."""
+    folder = tmp_path_factory.mktemp("guarded")
+    place = ("--data-dir", str(folder / "data"))
+    command = [sys.executable, str(ROOT / "fewshot.py"), "keys", "create", "fuzz", *place]
+    made = subprocess.run(
+        [*command, "--scopes", "admin", "--json"], capture_output=True, text=True, check=True
+    )
+    token = json.loads(made.stdout)["key"]
+    with serving(zoo, folder, *place, "--auth", "required", "--max-body-mb", 8) as server:
+        yield server, token
+
+
+def fuzz(server: Server, tmp_path: Path, *flags: str, headers: dict[str, str] | None = None) -> int:
+    """Schemathesis over the whole document; the number of requests, none a server error."""
     files = [("images", (f"{i}.png", encoded(noise(i)))) for i in range(4)]
-    form = {"labels": ["a", "b", "a", "b"]}
     made = httpx.post(
-        f"{server.base}/v1/support-sets", data=form, files=files, timeout=PATIENCE
+        f"{server.base}/v1/support-sets",
+        data={"labels": ["a", "b", "a", "b"]},
+        files=files,
+        headers=headers,
+        timeout=PATIENCE,
     ).json()["support_set"]["id"]
     # Where a random id would be answered 404 before anything else is looked at. And a time of
     # 5e-324 s, which may be asked for, would be answered 504, as it should be.
@@ -77,15 +92,15 @@ def test_nothing_that_the_document_allows_or_forbids_is_a_server_error(
             f"--config-file={config}",
             "run",
             f"{server.base}/openapi.json",
-            "--phases=examples,coverage,fuzzing",
             "--checks=not_a_server_error",
             "--mode=all",
-            f"--max-examples={EXAMPLES}",
             "--seed=7",
             "--generation-deterministic",
             "--suppress-health-check=all",
             f"--request-timeout={PATIENCE:g}",
             "--no-color",
+            *flags,
+            *(f"--header={name}: {value}" for name, value in (headers or {}).items()),
         ],
         cwd=tmp_path,
         capture_output=True,
@@ -95,7 +110,27 @@ def test_nothing_that_the_document_allows_or_forbids_is_a_server_error(
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     (counts,) = re.findall(r"(\d+) generated, (\d+) passed", done.stdout)
     assert counts[0] == counts[1]
-    assert int(counts[0]) > 300
+    return int(counts[0])
+
+
+def test_nothing_that_the_document_allows_or_forbids_is_a_server_error(
+    server: Server, tmp_path: Path
+) -> None:
+    """Every operation, with data that fit its schema and data that do not, always the same ones."""
+    phases = "--phases=examples,coverage,fuzzing"
+    assert fuzz(server, tmp_path, phases, f"--max-examples={EXAMPLES}") > 300
+
+
+def test_nothing_is_a_server_error_where_keys_are_asked_for(
+    guarded: tuple[Server, str], tmp_path: Path
+) -> None:
+    """With a key that may do everything, so that all requests get past the door."""
+    server, token = guarded
+    assert httpx.get(f"{server.base}/v1/support-sets", timeout=PATIENCE).status_code == 401
+    headers = {"Authorization": f"Bearer {token}"}
+    assert fuzz(server, tmp_path, "--phases=examples,coverage", headers=headers) > 200
+    page = httpx.get(f"{server.base}/v1/support-sets", headers=headers, timeout=PATIENCE).json()
+    assert len(page["support_sets"]) > 1, "nothing got past the door"
 
 
 def test_a_body_that_trickles_is_told_so_in_time(server: Server) -> None:
