@@ -74,7 +74,7 @@ def route_of(scope: MutableMapping[str, Any]) -> str:
     """The route's template, also where the request was refused before it got there; one word for
     all that no route takes."""
     path: str | None = getattr(scope.get("route"), "path", None)
-    return path or _documented(scope) or "none"
+    return _documented(scope) or path or "none"  # a nested router's path lacks what it is under
 
 
 def _documented(scope: MutableMapping[str, Any]) -> str | None:

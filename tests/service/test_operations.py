@@ -47,6 +47,7 @@ def test_requests_are_counted_by_template_and_metrics_do_not_count_themselves(
     with alone as client:
         for name in ("mean", "attentive", "no-such"):
             client.get(f"/v1/models/{name}")
+        client.get("/v2/models/mean/ready")  # a router in a router
         client.get("/nowhere/7")
         client.get("/nowhere/8")
         client.request("BREW", "/livez")
@@ -56,11 +57,12 @@ def test_requests_are_counted_by_template_and_metrics_do_not_count_themselves(
     text, total = answer.text, "fewshot_http_requests_total"
     assert value(text, total, route="/v1/models/{model_id}", method="GET", status="200") == 2
     assert value(text, total, route="/v1/models/{model_id}", status="404") == 1
+    assert value(text, total, route="/v2/models/{model_name}/ready", status="200") == 1
     assert value(text, total, route="none", status="404") == 2
     assert value(text, total, method="other", status="405") == 1
-    assert value(text, total) == 6
+    assert value(text, total) == 7
     count = "fewshot_http_request_duration_seconds_count"
-    assert value(text, count) == 6
+    assert value(text, count) == 7
     assert value(text, "fewshot_http_requests_in_progress") == 0
     assert value(text, "fewshot_build_info") == 1
     assert "no-such" not in text
