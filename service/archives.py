@@ -19,6 +19,7 @@ from service.problems import (
     EmptyFile,
     FileRef,
     NoSupport,
+    Problem,
 )
 
 _END, _ZIP64 = b"PK\x05\x06", b"PK\x06\x07"
@@ -36,11 +37,12 @@ class ArchiveLimits:
 
 @dataclass(frozen=True)
 class Member:
-    """One labelled file: its folder is the label."""
+    """One labelled file: its folder is the label. Or what is no such file, and why."""
 
     label: str
     path: str
     data: bytes
+    problem: Problem | None = None
 
 
 def archive_size(data: bytes, ref: FileRef, limits: ArchiveLimits) -> int:
@@ -53,8 +55,13 @@ def archive_size(data: bytes, ref: FileRef, limits: ArchiveLimits) -> int:
         return max(len(files), sum(info.file_size for info in files) >> 20)
 
 
-def read_archive(data: bytes, ref: FileRef, limits: ArchiveLimits) -> list[Member]:
+def read_archive(
+    data: bytes, ref: FileRef, limits: ArchiveLimits, *, whole: bool = True
+) -> list[Member]:
     """Unpack a zip in memory, sorted by path. Nothing is written to disk.
+
+    A file outside the class folders or a class folder without images is the problem of the `whole`
+    archive, or only its own.
 
     The size of the directory, the number of files, the declared sizes and the bytes really
     unpacked are all bounded. Raises `BadArchive`, `ArchiveTooLarge`, `EmptyClass` or `NoSupport`.
@@ -63,10 +70,16 @@ def read_archive(data: bytes, ref: FileRef, limits: ArchiveLimits) -> list[Membe
         entries = _listing(archive, ref, limits)
         files = {path: info for path, info in entries.items() if _is_file(path, info)}
         folders = (path for path, info in entries.items() if info.is_dir())
-        labels = _labels(files, folders, str(ref), ref)
+        faults = _faults(files, folders, str(ref), ref)
+        if faults and (whole or not files.keys() - faults.keys()):
+            raise next(iter(faults.values()))
+        labels = _labels(files.keys() - faults.keys())
         left = limits.max_bytes
         members = []
-        for path in sorted(files):
+        for path in sorted(labels.keys() | faults.keys()):
+            if problem := faults.get(path):
+                members.append(Member("", str(path), b"", problem))
+                continue
             content = _unpack(archive, files[path], left, ref, limits)
             left -= len(content)
             members.append(Member(labels[path], str(path), content))
@@ -119,31 +132,40 @@ def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
     if len(files) > limits.max_files:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_files} files")
     folders = (_below(path, folder) for path in every if path.is_dir())
-    labels = _labels(files, folders, str(folder))
+    for fault in _faults(files, folders, str(folder)).values():
+        raise fault
+    labels = _labels(files)
     if sum(path.stat().st_size for path in files.values()) > limits.max_bytes:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_bytes} bytes")
     return [Member(labels[path], str(path), files[path].read_bytes()) for path in sorted(files)]
 
 
-def _labels(
+def _faults(
     files: Iterable[PurePosixPath],
     folders: Iterable[PurePosixPath],
     name: str,
     ref: FileRef | None = None,
-) -> dict[PurePosixPath, str]:
-    """The label of each file: its folder's path below the folder that all of them share."""
+) -> dict[PurePosixPath, Problem]:
+    """What is no class's image, and what is a class without any. Raises `NoSupport`."""
     files = list(files)
     if not files:
         raise NoSupport(f"{name} holds no files", file=ref)
+    found: dict[PurePosixPath, Problem] = {}
     for path in files:
         if len(path.parts) < 2:
             detail = f"{name}: {path} lies outside a class folder; use one folder per class"
-            raise BadArchive(detail, file=ref)
+            found[path] = BadArchive(detail, file=ref)
     filled = {parent for path in files for parent in path.parents}
     for folder in folders:
         if folder not in filled and not _is_junk(folder):
-            raise EmptyClass(f"{name}: the class folder {folder} has no images", file=ref)
-    depth = 0
+            detail = f"{name}: the class folder {folder} has no images"
+            found[folder] = EmptyClass(detail, file=ref)
+    return found
+
+
+def _labels(files: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
+    """The label of each file: its folder's path below the folder that all of them share."""
+    files, depth = list(files), 0
     while all(len(p.parts) > depth + 2 for p in files) and len({p.parts[depth] for p in files}) < 2:
         depth += 1
     return {path: "/".join(path.parts[depth:-1]) for path in files}

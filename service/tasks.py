@@ -17,6 +17,7 @@ from service.problems import (
     NoQuery,
     NoSupport,
     OneClass,
+    Problem,
     TooManyClasses,
     TooManyImages,
     TooManyShots,
@@ -28,10 +29,12 @@ MAX_ORDERS = 16
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled support image."""
+    """One labelled support image; or, from an archive of which the rest is taken, what is wrong
+    with it."""
 
     label: str
     upload: Upload
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from service.archives import archive_size, read_archive
 from service.classifier import Classifier
 from service.images import Upload, clean_name
-from service.problems import FileRef, InvalidRequest, NotMultipart
+from service.problems import FileRef, InvalidLabel, InvalidRequest, NotMultipart
 from service.tasks import Example, clean_label, pair
 
 
@@ -61,7 +61,8 @@ async def read_support(
 ) -> list[Example]:
     """The labelled examples, from pairs or from an archive, each given with its field's name.
 
-    `one_for_all`: a single label may stand for every image. Raises the problems of `tasks` and
+    `one_for_all`: a single label may stand for every image, and what is wrong with one of an
+    archive's files or folders is the problem of that one. Raises the problems of `tasks` and
     `archives`.
     """
     uploads = await read(*images)
@@ -74,16 +75,26 @@ async def read_support(
     if uploads or labels:
         raise InvalidRequest(f"send either {archive[0]}, or {images[0]} with labels")
     upload = archives[0]
+    limits = classifier.archive_limits
     members = await classifier.off_loop(
-        read_archive, upload.data, upload.ref, classifier.archive_limits
+        read_archive, upload.data, upload.ref, limits, whole=not one_for_all
     )
-    return [
-        Example(
-            clean_label(member.label, index, longest),
-            Upload(FileRef(archive[0], index, clean_name(member.path)), member.data),
+    examples = []
+    for index, member in enumerate(members):
+        ref = FileRef(archive[0], index, clean_name(member.path))
+        label, problem = (
+            "",
+            member.problem and type(member.problem)(member.problem.detail, file=ref),
         )
-        for index, member in enumerate(members)
-    ]
+        try:
+            if problem is None:
+                label = clean_label(member.label, index, longest)
+        except InvalidLabel as fault:
+            if not one_for_all:
+                raise
+            problem = InvalidLabel(fault.detail, file=ref)
+        examples.append(Example(label, Upload(ref, member.data), problem))
+    return examples
 
 
 async def read(field: str, files: Sequence[UploadFile]) -> list[Upload]:

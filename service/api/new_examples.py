@@ -13,7 +13,7 @@ from service.api.forms import Files, read_support
 from service.api.set_documents import AddedExamples, FileResult, SupportSetDetail
 from service.api.set_requests import etag
 from service.classifier import Classifier
-from service.images import ImageLimits, Upload, inspect
+from service.images import ImageLimits, inspect
 from service.problems import Problem
 from service.store.records import Added, Created, NewExample
 from service.store.replays import Answer
@@ -46,17 +46,19 @@ async def read_examples(
 async def check_examples(classifier: Classifier, sent: Sequence[Example]) -> list[NewExample]:
     """Each image decoded once, off the event loop, or with the problem that it has."""
     limits = classifier.image_limits
-    checks = [classifier.off_loop(_check, one.label, one.upload, limits) for one in sent]
+    checks = [classifier.off_loop(_check, one, limits) for one in sent]
     return await asyncio.gather(*checks)
 
 
-def _check(label: str, upload: Upload, limits: ImageLimits) -> NewExample:
+def _check(one: Example, limits: ImageLimits) -> NewExample:
     try:
-        facts = inspect(upload, limits)
+        if one.problem is not None:
+            raise one.problem
+        facts = inspect(one.upload, limits)
     except Problem as problem:
-        return NewExample(label, upload, problem=problem)
-    digest = hashlib.sha256(upload.data).hexdigest()
-    return NewExample(label, upload, digest, facts.media_type, facts.width, facts.height)
+        return NewExample(one.label, one.upload, problem=problem)
+    digest = hashlib.sha256(one.upload.data).hexdigest()
+    return NewExample(one.label, one.upload, digest, facts.media_type, facts.width, facts.height)
 
 
 def rendering(sent: Sequence[Example], made: bool = False) -> Callable[[Added], Answer]:

@@ -85,6 +85,45 @@ def test_faulty_files_are_named(client: TestClient, set_id: str, name: str) -> N
     assert document["file"] == {"field": "query_images", "index": 1, "name": "q1.png"}
 
 
+@pytest.mark.parametrize("to", ["a new set", "a set"])
+def test_what_is_wrong_in_an_archive_does_not_sink_the_rest(client: TestClient, to: str) -> None:
+    files = {
+        "a/1.png": encoded(noise(71)),
+        "a/2.png": b"no image",
+        "b/": b"",
+        "c" * 201 + "/1.png": encoded(noise(72)),
+        "d/1.png": encoded(noise(73)),
+        "notes.txt": b"hello",
+    }
+    sent = {"archive": zipped(files)}
+    if to == "a new set":
+        answer = make_set(client, **sent)
+    else:
+        answer = add(client, make_set(client).json()["support_set"]["id"], **sent)
+    assert answer.status_code == 201, answer.text
+    found = {
+        one["filename"]: one["problem"] and one["problem"]["type"].rpartition(":")[2]
+        for one in answer.json()["results"]
+    }
+    assert found == {
+        "a/1.png": None,
+        "a/2.png": "not-an-image",
+        "b": "empty-class",
+        "c" * 201 + "/1.png": "invalid-label",
+        "d/1.png": None,
+        "notes.txt": "bad-archive",
+    }
+    for one in answer.json()["results"]:
+        if one["problem"]:
+            where = {"field": "archive", "index": one["index"], "name": one["filename"]}
+            assert one["problem"]["file"] == where
+
+
+def test_an_archive_of_which_nothing_can_be_taken_is_refused(client: TestClient) -> None:
+    for files in ({"notes.txt": b"x"}, {"a/": b"", "notes.txt": b"x"}):
+        assert_problem(make_set(client, archive=zipped(files)), 422, "bad-archive")
+
+
 @pytest.mark.parametrize(
     ("support", "fields", "status", "kind"),
     [
