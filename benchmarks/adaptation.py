@@ -128,7 +128,11 @@ def draw(rows: dict[str, dict[str, dict[int, float]]], path: Path) -> None:
     for place, (axis, by_name) in zip(axes, rows.items(), strict=True):
         for name, values in by_name.items():
             place.plot(list(values), [1e3 * each for each in values.values()], "o-", label=name)
-        place.set(xlabel=axis, ylabel="ms a task", xscale="log", yscale="log")
+            place.set_xscale("log")
+            place.set_xticks(list(values), [str(size) for size in values])
+        place.minorticks_off()
+        place.set_ylim(bottom=0)
+        place.set(xlabel=axis, ylabel="ms a task")
         place.legend()
     figure.savefig(path, dpi=150)
 
