@@ -23,7 +23,7 @@ from training.checkpoint import CheckpointError
 from training.data.load import load_test
 from training.data.sampler import EpisodeSampler
 from training.data.store import DataError
-from training.evaluate import Score, evaluate
+from training.evaluate import Score, evaluate, rounded_down
 from training.parity import OnnxLearner, ParityError
 from training.recipe import RecipeError, load_recipe
 from training.state import LAST
@@ -219,7 +219,7 @@ def evaluate_entry(
             seed=seed,
             mean=round(score.mean, 5),
             ci95=round(score.ci95, 5),
-            confidence_p5=round(score.confidence_p5, 4),
+            confidence_p5=rounded_down(score.confidence_p5),
             transductive=card.transductive and not apart,
             command=(
                 f"fewshot evaluate {model} --way {way} --shot {shot} {asked} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,11 @@ class Score:
     ci95: float
     tasks: int
     confidence_p5: float
+
+
+def rounded_down(confidence: float) -> float:
+    """To a millionth, and never 1: every answer would lie below a line at 1."""
+    return min(math.floor(confidence * 1e6), 999_999) / 1e6
 
 
 @torch.inference_mode(False)

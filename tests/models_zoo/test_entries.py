@@ -80,6 +80,12 @@ def test_the_card_says_what_the_weights_are(entry: str) -> None:
 
 
 @each_entry
+def test_the_page_has_a_line_that_answers_can_be_above(entry: str) -> None:
+    """Below `confidence_p5` it asks "None of these?"; at 1 it would ask of every answer."""
+    assert all(0 < row.confidence_p5 < 1 for row in card_of(entry).accuracy)
+
+
+@each_entry
 def test_the_card_was_made_by_the_recipe_it_names(entry: str) -> None:
     card = card_of(entry)
     recipe = load_recipe(ENTRIES.parents[1] / card.training.recipe)

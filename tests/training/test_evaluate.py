@@ -12,7 +12,7 @@ from models_zoo.episode import Prediction, Support, TaskState
 from models_zoo.learner import Learner
 from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import DataError
-from training.evaluate import evaluate
+from training.evaluate import evaluate, rounded_down
 
 #: Right answers among four queries, task by task.
 RIGHT = [4, 1, 0, 3, 3, 2, 4]
@@ -82,6 +82,16 @@ def test_one_answer_in_twenty_is_less_confident(batch: int) -> None:
     below = sum(confidence < score.confidence_p5 for confidence in confidences)
     assert below == 2  # of 28: the least two lie below 5%, which falls between the second and third
     assert confidences[1] < score.confidence_p5 < confidences[2]
+
+
+@pytest.mark.parametrize(
+    ("confidence", "told"),
+    [(0.9427568, 0.942756), (0.99999951, 0.999999), (1.0, 0.999999), (0.25, 0.25)],
+)
+def test_the_least_usual_confidence_is_rounded_down_and_never_to_one(
+    confidence: float, told: float
+) -> None:
+    assert rounded_down(confidence) == told
 
 
 def test_exactly_the_tasks_asked_for_are_drawn_and_told() -> None:
