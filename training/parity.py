@@ -55,7 +55,10 @@ def session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
 
 
 class OnnxLearner(Learner):
-    """The graphs of `to_onnx`, run one after another; as a learner it can be evaluated."""
+    """The graphs of `to_onnx`, run one after another; as a learner it can be evaluated.
+
+    `inner_lr` holds the rates of the gradient steps where a caller gives none.
+    """
 
     def __init__(self, files: dict[str, bytes], inner_lr: tuple[float, ...] = ()) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class OnnxLearner(Learner):
             for name, data in files.items()
             if name.endswith(".onnx")
         }
-        self.hyper = {"inner_lr": np.array(inner_lr, np.float32)} if inner_lr else {}
+        self.inner_lr = inner_lr
 
     @classmethod
     def of(cls, card: Card, root: Path = ENTRIES) -> OnnxLearner:
@@ -85,18 +88,21 @@ class OnnxLearner(Learner):
     def forward(
         self, support: Support, query: Tensor, inner_lr: Tensor | None = None
     ) -> Prediction:
-        found = self.answer(support, query)
+        found = self.answer(support, query, inner_lr)
         return Prediction(**{name: torch.from_numpy(found[name]) for name in found})
 
-    def answer(self, support: Support, query: Tensor) -> dict[str, NDArray[np.generic]]:
+    def answer(
+        self, support: Support, query: Tensor, inner_lr: Tensor | None = None
+    ) -> dict[str, NDArray[np.generic]]:
         """The outputs of the predict graph, from images."""
+        rates = self.inner_lr if inner_lr is None else inner_lr.tolist()
         state = self.run(
             "adapt",
             support=self.features(support.x.numpy()),
             labels=support.labels.numpy(),
             mask=support.mask.numpy(),
             class_mask=support.class_mask.numpy(),
-            **self.hyper,
+            inner_lr=np.array(rates, np.float32),
         )
         return self.run("predict", query=self.features(query.numpy()), **state)
 

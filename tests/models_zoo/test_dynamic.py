@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models_zoo.metric.dynamic import DynamicFewShot
+from tests.models_zoo.differences import check_gradient
 from tests.models_zoo.making import MIXED, make, support_of
 
 DIM = 8
@@ -95,12 +96,4 @@ def test_the_gradient_of_keys_and_base_weights_is_the_finite_difference() -> Non
         return learner.predict(learner.adapt(support), query).probabilities.square().sum()
 
     parts = [learner.base, *learner.generator.parameters()]
-    for value, slope in zip(parts, torch.autograd.grad(loss(), parts), strict=True):
-        direction = torch.randn_like(value)
-        with torch.no_grad():
-            value += 1e-6 * direction
-            above = loss()
-            value -= 2e-6 * direction
-            below = loss()
-            value += 1e-6 * direction
-        assert torch.allclose((above - below) / 2e-6, (slope * direction).sum(), atol=1e-7)
+    check_gradient(loss, parts)

@@ -128,27 +128,6 @@ def test_outputs_and_meta_gradients_are_those_of_the_plain_loop(
         assert torch.allclose(mine, theirs, atol=1e-9)
 
 
-def test_second_order_meta_gradient_is_the_finite_difference() -> None:
-    learner = small(steps=2)
-    support, query, targets = mixed_tasks()
-
-    def loss() -> Tensor:
-        return F.cross_entropy(learner(support, query).logits.flatten(0, 1), targets.flatten())
-
-    gradient = torch.autograd.grad(loss(), list(learner.parameters()))
-    step = 1e-6
-    for parameter, d in zip(learner.parameters(), gradient, strict=True):
-        direction = torch.randn_like(parameter)
-        with torch.no_grad():
-            parameter += step * direction
-            above = loss()
-            parameter -= 2 * step * direction
-            below = loss()
-            parameter += step * direction
-        slope = (above - below) / (2 * step)
-        assert torch.allclose(slope, (d * direction).sum(), rtol=1e-5, atol=1e-8)
-
-
 def graph_nodes(tensor: Tensor) -> Iterator[str]:
     """Names of the autograd nodes behind a tensor."""
     todo, seen = [tensor.grad_fn], set()

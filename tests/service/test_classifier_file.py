@@ -196,7 +196,8 @@ def test_a_task_adapted_together_with_a_larger_one_keeps_its_own_classes(model: 
     file = standalone(graphs, found.state, Facts(card, labels))
     session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
     [probabilities] = session.run(None, {"images": pair[0].query})
-    np.testing.assert_allclose(probabilities, found.probabilities, rtol=0, atol=1e-6)
+    # Other shapes are summed in another order.
+    np.testing.assert_allclose(probabilities, found.probabilities, rtol=0, atol=1e-5)
     assert "support_set" not in session.get_modelmeta().custom_metadata_map
 
 

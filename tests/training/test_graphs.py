@@ -116,6 +116,8 @@ def test_the_number_of_gradient_steps_is_an_input(exported: Exported) -> None:
         expected = exported.learner.predict(state, query)
         found = OnnxLearner(exported.files, rates)(support, query)
         assert differences(expected, found).quantile(0.9) < 1e-4
+        asked = OnnxLearner(exported.files, (1.0,))(support, query, torch.tensor(rates))
+        assert torch.equal(asked.logits, found.logits)
         answers.append(found.probabilities)
     assert (answers[0] - answers[1]).abs().max() > 1e-3
     assert (answers[1] - answers[2]).abs().max() > 1e-3
