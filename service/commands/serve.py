@@ -29,6 +29,8 @@ from service.metrics import MULTIPROCESS
 from service.settings import Settings, from_arguments
 
 SAMPLES = Path(__file__).parents[2] / "samples"
+#: Asked in the example where the zoo has it, else the first model.
+SHOWN = "stanet-omniglot"
 _BACKLOG = 2048
 _OTEL = ("opentelemetry.sdk", "opentelemetry.exporter")
 #: A worker may be busy importing and loading on a loaded machine; killing it would not help.
@@ -104,7 +106,8 @@ def welcome(host: str, port: int, models: list[str], samples: Path = SAMPLES) ->
     ]
     if models and samples.is_dir():
         files = [(path.parent.name, path) for path in sorted(samples.glob("support/*/1.png"))]
-        parts = [f"curl {base}/v1/predictions -F model={models[0]}"]
+        model = SHOWN if SHOWN in models else models[0]
+        parts = [f"curl {base}/v1/predictions -F model={model}"]
         for label, path in files:
             image = shlex.quote(f"support_images=@{path}")
             parts.append(f"-F {image} -F {shlex.quote(f'support_labels={label}')}")
