@@ -12,8 +12,9 @@ from fewshot_client.errors import retry_after
 #: The request never got to the service.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 #: The service refused it before doing anything that counts.
-_REFUSED = (429, 503)
-_UNKNOWN = (502,)
+_REFUSED = (429,)
+#: It may have been done: a database may commit what it could not confirm.
+_UNKNOWN = (502, 503)
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,22 @@ def test_what_may_have_been_done_is_not_done_again(server: Server) -> None:
             client.get_set(key)
 
 
+@pytest.mark.parametrize(("loss", "sent"), [("503", 1), ("429", 2)])
+def test_a_deletion_is_sent_again_only_where_it_was_refused(
+    server: Server, loss: str, sent: int
+) -> None:
+    """A 503 may be a database that committed and could not say so."""
+    client, line = over(server, loss)
+    with client:
+        key = Client(server.base).create_set(name="x").support_set.id
+        if loss == "503":
+            with pytest.raises(fewshot_client.Unavailable):
+                client.delete_set(key)
+        else:
+            client.delete_set(key)
+        assert line.sent == sent
+
+
 def test_it_gives_up_in_the_end_and_does_not_wait_for_ever(server: Server) -> None:
     client, line = over(server, *["503"] * 9, retries=2)
     with client, pytest.raises(fewshot_client.Unavailable):
