@@ -105,7 +105,9 @@ class MetaLSTM(InnerLoop):
                 i = self.gate(self.to_input, hidden, theta, carry[INPUT + name]) + self.input_bias
                 f = self.gate(self.to_forget, hidden, theta, carry[FORGET + name])
                 f = f + self.forget_bias
-                after[name] = f.sigmoid() * theta - rate * i.sigmoid() * gradient
+                # In serving, a step at rate 0 stands for none: it forgets nothing either.
+                kept = torch.where(rate == 0, 1.0, f.sigmoid())
+                after[name] = kept * theta - rate * i.sigmoid() * gradient
                 after |= {INPUT + name: i, FORGET + name: f}
                 after |= {HIDDEN + name: hidden, CELL + name: cell}
         return after

@@ -87,6 +87,17 @@ def test_outputs_and_meta_gradients_are_those_of_the_plain_loop(factors: list[fl
         assert torch.allclose(mine, theirs, atol=1e-9)
 
 
+def test_a_step_at_rate_0_changes_nothing() -> None:
+    """It is what the service runs where a user asks for no steps."""
+    learner = small()
+    support, query, _ = mixed_tasks()
+    before = learner.predict(learner.adapt(support, torch.zeros(0).double()), query).logits
+    after = learner.predict(learner.adapt(support, torch.zeros(1).double()), query).logits
+    assert torch.allclose(before, after, atol=1e-12)
+    moved = learner.predict(learner.adapt(support, torch.full((1,), 0.01).double()), query).logits
+    assert not torch.allclose(before, moved, atol=1e-3)
+
+
 def test_no_graph_of_the_gradients_is_built() -> None:
     support, query, _ = mixed_tasks()
     names = list(graph_nodes(small()(support, query).logits))
