@@ -23,7 +23,7 @@ from training.checkpoint import CheckpointError
 from training.data.load import load_test
 from training.data.sampler import EpisodeSampler
 from training.data.store import DataError
-from training.evaluate import Score, evaluate, rounded_down
+from training.evaluate import evaluate, rounded_down
 from training.parity import OnnxLearner, ParityError
 from training.recipe import RecipeError, load_recipe
 from training.state import LAST
@@ -233,7 +233,7 @@ def evaluate_entry(
         if record:
             # Read again: another row may have been recorded while this one was measured.
             write_card(with_accuracy(find_card(model, root), row), root)
-        report(row, score, as_json, classes)
+        report(row, as_json, classes)
 
 
 def with_accuracy(card: Card, row: Accuracy) -> Card:
@@ -251,7 +251,8 @@ def in_order(row: Accuracy) -> tuple[bool, bool, int, int, int]:
     return row.rotations != "classes", sequence, row.way, row.shot, row.presentation or 0
 
 
-def report(row: Accuracy, score: Score, as_json: bool, classes: str = "test") -> None:
+def report(row: Accuracy, as_json: bool, classes: str = "test") -> None:
+    """What the card says of the accuracy, not more precisely: it is rounded once more."""
     if as_json:
         found = row.model_dump(mode="json") | {"classes": classes}
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
@@ -267,8 +268,8 @@ def report(row: Accuracy, score: Score, as_json: bool, classes: str = "test") ->
         f"{row.dataset}/{row.split}, {PARTS[classes]} classes{turned}",
         task,
         str(row.tasks),
-        f"{score.mean:.2%}",
-        f"± {score.ci95:.2%}",
+        f"{row.mean:.2%}",
+        f"± {row.ci95:.2%}",
         "yes" if row.transductive else "no",
     )
     Console().print(table)
