@@ -366,7 +366,8 @@ def plot_attention(
 ) -> None:
     """Where a model looks in each image, and which examples count (seed 000, Fig. 4).
 
-    Models without spatial attention show their task attention alone.
+    Models without spatial attention show their task attention alone; those that learn by gradient
+    steps have neither, and are refused.
 
     Example:
     fewshot plot attention --model stanet-omniglot \\
@@ -387,7 +388,8 @@ def plot_similarity(
         typer.Option(
             "--cosine",
             help="Cosine of the encoder's features. Default: the model's own task attention, which "
-            "sums to 1 over the examples, and this where there is none.",
+            "sums to 1 over the examples, and this where there is none. Of models that adapt their "
+            "whole network, such as MAML's: the features after adaptation.",
         ),
     ] = False,
     out: OwnPicture = None,
@@ -415,6 +417,8 @@ def plot_embedding(
     device: Where = None,
 ) -> None:
     """The images of a folder as a model's encoder places them, by t-SNE (seed 003, Fig. 3).
+
+    Of models that adapt their whole network: as it places them before its first step.
 
     Example: fewshot plot embedding --model prototypical-omniglot --images samples/support
     """

@@ -14,11 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 import fewshot
+from models_zoo.cards import find_card
+from models_zoo.episode import Support
+from models_zoo.optimization.inner_loop import InnerLoop
+from models_zoo.preprocess import to_pixels
+from models_zoo.weights import load_learner
 from service.attention_rows import EXAMPLES
 from service.commands.plots import attention, vectors_of
 from tests.service.asking import encoded, noise
@@ -210,11 +216,46 @@ def test_queries_called_alike_are_told_apart(drawn: Path, tmp_path: Path) -> Non
         assert sum(float(row[name]) for row in rows) == pytest.approx(1, abs=1e-4)
 
 
-def test_an_embedding_keeps_neighbours(drawn: Path, tmp_path: Path) -> None:
-    """The drawings lie in the plane beside others of their class, as they do for the encoder."""
-    out = tmp_path / "e.png"
-    done = plot("embedding", "--model", "prototypical-omniglot", "--images", drawn / "support",
+@pytest.mark.parametrize("model", ["maml-omniglot", "metasgd-omniglot"])
+def test_similarity_after_adaptation_is_that_of_the_last_layer(
+    model: str, drawn: Path, tmp_path: Path
+) -> None:
+    """Worked out again by the learner itself, in PyTorch."""
+    out, card = tmp_path / "s.png", find_card(model)
+    queries = sorted(drawn.glob("support/*/4.png"))
+    done = plot("similarity", "--model", model, "--support", SAMPLES / "support", *queries,
                 "--out", out)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = rows_of(out)
+
+    def pixels(paths: list[Path]) -> torch.Tensor:
+        images = [to_pixels(Image.open(path), card.input) for path in paths]
+        return torch.from_numpy(np.stack(images))[None].float() / 255
+
+    examples = [SAMPLES / "support" / "/".join(Path(row["example"]).parts[-2:]) for row in rows]
+    labels = [sorted({row["class"] for row in rows}).index(row["class"]) for row in rows]
+    learner = load_learner(card)
+    assert isinstance(learner, InnerLoop) and card.adaptation is not None
+    with torch.no_grad():
+        support = Support.of(pixels(examples), torch.tensor([labels]))
+        state = learner.adapt(support, torch.tensor(card.adaptation.rates))
+        shown = pixels([*examples, *queries])
+        features = learner.network.follow(state, shown)[-1][1].mean((2, 3))[0]
+    units = torch.nn.functional.normalize(features)
+    cosines = units[: len(rows)] @ units[len(rows) :].mT
+    columns = [name for name in rows[0] if name not in ("example", "class")]
+    found = [[float(row[name]) for name in columns] for row in rows]
+    assert np.array(found) == pytest.approx(cosines.numpy(), abs=1e-4)
+    best = cosines.view(3, 3, 3).mean(1).argmax(0)  # class by query; of each class one is asked
+    assert best.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("model", ["prototypical-omniglot", "maml-omniglot"])
+def test_an_embedding_keeps_neighbours(model: str, drawn: Path, tmp_path: Path) -> None:
+    """The drawings lie in the plane beside others of their class, as they do for the encoder, or
+    for the network before its first step."""
+    out = tmp_path / "e.png"
+    done = plot("embedding", "--model", model, "--images", drawn / "support", "--out", out)
     assert done.exit_code == 0, done.output
     rows = rows_of(out)
     assert len(rows) == len({row["image"] for row in rows}) == 36
@@ -252,9 +293,9 @@ def mistakes(folder: Path) -> dict[str, tuple[str, list[object], str]]:
     found: dict[str, tuple[str, list[object], str]] = {
         "no attention": ("attention", [*asks, "--model", "mean"], "mean has no attention"),
         "no attention, no encoder": (
-            "similarity", [*asks, "--model", "descent"], "no encoder of its own"
+            "similarity", [*asks, "--model", "descent"], "no linear head"
         ),
-        "no encoder": ("embedding", [*drawings, "--model", "descent"], "no encoder of its own"),
+        "no encoder": ("embedding", [*drawings, "--model", "descent"], "no linear head"),
         "many queries": (
             "attention", ["--support", SAMPLES / "support", "--query", *[HOOK] * 7], "room for 6"
         ),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models_zoo.cards import Card
 from service.archives import ArchiveLimits
@@ -17,7 +18,7 @@ from service.attention_rows import EXAMPLES, Row, block, numbers
 from service.classifier import Classifier, Outcome
 from service.commands.errors import quiet_log, user_errors
 from service.commands.local import examples, local_classifier, members, queries, query_files
-from service.engine.episode import Floats
+from service.engine.episode import Floats, State
 from service.images import Upload, clean_name, decode
 from service.problems import FileRef, InvalidRequest, NoQuery
 from service.tasks import Ask, Example, classes_of
@@ -101,13 +102,14 @@ def similarity(
     with each other, not queries. It is a softmax of MM-Net's dot products (seed 003, Eq. 2 and 9),
     of which seed 003 shows the products themselves; learners that score classes divide a
     class's weight evenly among its examples. With `cosine`, and for entries without task attention:
-    the cosine of the encoder's vectors (`vectors_of`), which knows of no support set. User errors,
-    an entry with neither among them, exit with code 2.
+    the cosine of the encoder's vectors (`vectors_of`), which knows of no support set; for entries
+    that adapt their whole network to it, of the vectors under the head after adaptation. User
+    errors, an entry with none of these among them, exit with code 2.
     """
     with _asking(model, zoo, device) as (classifier, card):
         weights = card.attention.task and not cosine
-        if not (weights or card.encodes):
-            raise InvalidRequest(_no_encoder(card))
+        if not weights:
+            _check_vectors(card)
         files, taught = _files(asked), examples(classifier, support)
         if weights:
             outcome = _answer(classifier, model, taught, files)
@@ -118,10 +120,16 @@ def similarity(
                 measure += f" of layer {len(found)}"
         else:
             uploads = [*(example.upload for example in taught), *queries(files)]
-            vectors = _encoded(classifier, card, uploads)
+            measure = "Cosine similarity"
+            if card.encodes:
+                vectors = _encoded(classifier, card, uploads)
+            else:
+                state = _answer(classifier, model, taught, files, remember=True).answer.state
+                assert state is not None
+                vectors = _under_the_head(classifier, card, state, uploads)
+                measure += " after adaptation"
             units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
             values = units[: len(taught)] @ units[len(taught) :].T
-            measure = "Cosine similarity"
         classes = classes_of([example.label for example in taught])
         order = sorted(range(len(taught)), key=lambda i: classes.index(taught[i].label))
         return SimilarityFigure(
@@ -137,19 +145,23 @@ def embedding(model: str, images: Path, zoo: Path | None, device: str | None) ->
     """The encoder's vectors (`vectors_of`) of a folder or zip with a sub-folder per class.
 
     They are what the entry knows of an image before it sees a support set: MM-Net's are those that
-    its memory reads, not what it makes of them. User errors, an entry that has no encoder apart
-    from its task among them, exit with code 2.
+    its memory reads, not what it makes of them. Of an entry that adapts its whole network they are
+    those under the head before the first step, normalised by the images shown. User errors, an
+    entry that has neither among them, exit with code 2.
     """
     with _asking(model, zoo, device) as (classifier, card):
-        if not card.encodes:
-            raise InvalidRequest(_no_encoder(card))
+        _check_vectors(card)
         found = members(images, _EMBEDDED, "images")
         uploads = [
             Upload(FileRef("images", index, clean_name(member.path)), member.data)
             for index, member in enumerate(found)
         ]
         names, classes = [m.path for m in found], [m.label for m in found]
-        vectors = _encoded(classifier, card, uploads)
+        if card.encodes:
+            vectors = _encoded(classifier, card, uploads)
+        else:
+            state = _unadapted(classifier, card, uploads)
+            vectors = _under_the_head(classifier, card, state, uploads)
         return EmbeddingFigure(card.id, names, classes, vectors)
 
 
@@ -171,11 +183,17 @@ def _asking(model: str, zoo: Path | None, device: str | None) -> Iterator[tuple[
         yield classifier, classifier.models.card(model)
 
 
-def _no_encoder(card: Card) -> str:
-    return (
-        f"{card.id} has no encoder of its own: it adapts its whole network to a task, so an image "
-        "has no place by itself"
-    )
+def _check_vectors(card: Card) -> None:
+    """Raises `InvalidRequest` where an image has no vector by itself."""
+    if card.encodes:
+        return
+    if card.transductive:
+        raise InvalidRequest(
+            f"{card.id} adapts to the images asked about as well, so that none of them has a "
+            "place by itself"
+        )
+    if card.adaptation is None:
+        raise InvalidRequest(f"{card.id} has no encoder of its own")
 
 
 def _files(asked: Sequence[Path]) -> list[Path]:
@@ -186,24 +204,68 @@ def _files(asked: Sequence[Path]) -> list[Path]:
 
 
 def _answer(
-    classifier: Classifier, model: str, taught: Sequence[Example], files: Sequence[Path]
+    classifier: Classifier,
+    model: str,
+    taught: Sequence[Example],
+    files: Sequence[Path],
+    remember: bool = False,
 ) -> Outcome:
-    """The task answered, with attention and pictures."""
+    """The task answered, with attention and pictures; with what was learned if `remember`."""
     ask = Ask(model, tuple(taught), tuple(queries(files)))
-    return asyncio.run(classifier.classify(ask, attention=True, keep=True))
+    return asyncio.run(classifier.classify(ask, attention=True, keep=True, remember=remember))
 
 
 def _encoded(classifier: Classifier, card: Card, uploads: Sequence[Upload]) -> Floats:
     """`[M, D]`. Raises the `Problem`s of `images` and `Models`."""
     runtime = asyncio.run(classifier.models.runtime(card.id))
-    found = []
+    parts = _pixels(classifier, card, uploads)
+    return np.concatenate([vectors_of(runtime.encode(part)) for part in parts])
+
+
+def _pixels(
+    classifier: Classifier, card: Card, uploads: Sequence[Upload]
+) -> Iterator[NDArray[np.uint8]]:
+    """The images `[m, C, H, W]`, a chunk at a time. Raises the `Problem`s of `images`."""
     for start in range(0, len(uploads), _CHUNK):
-        chunk = [
-            decode(upload, card.input, classifier.image_limits).pixels
-            for upload in uploads[start : start + _CHUNK]
-        ]
-        found.append(vectors_of(runtime.encode(np.stack(chunk))))
-    return np.concatenate(found)
+        chunk = uploads[start : start + _CHUNK]
+        limits = classifier.image_limits
+        yield np.stack([decode(upload, card.input, limits).pixels for upload in chunk])
+
+
+def _unadapted(classifier: Classifier, card: Card, uploads: Sequence[Upload]) -> State:
+    """The network as it is before a task, normalised by images spread over those shown.
+
+    A step at rate 0 changes nothing, so that the labels do not matter.
+    """
+    count = min(len(uploads), card.limits.max_support)
+    spread = [uploads[i * len(uploads) // count] for i in range(count)]
+    runtime = asyncio.run(classifier.models.runtime(card.id))
+    support = np.concatenate([runtime.encode(part) for part in _pixels(classifier, card, spread)])
+    return runtime.adapt(
+        support[None],
+        (np.arange(count) % 2)[None],
+        np.ones((1, count), np.bool_),
+        np.ones((1, 2), np.bool_),
+        np.zeros(1, np.float32),
+    )
+
+
+def _under_the_head(
+    classifier: Classifier, card: Card, state: State, uploads: Sequence[Upload]
+) -> Floats:
+    """What the network of `state` gives its linear head, `[M, D]`: its logits with D classes, each
+    of which is one feature. Raises `InvalidRequest` where there is no such head."""
+    if "state.head" not in state:
+        raise InvalidRequest(f"{card.id} has no encoder of its own, and no linear head")
+    width = state["state.head"].shape[1]
+    bare = state | {
+        "state.head": np.eye(width, dtype=np.float32)[None],
+        "state.offset": np.zeros((1, 1, width), np.float32),
+        "state.class_mask": np.ones((1, width), np.bool_),
+    }
+    runtime = asyncio.run(classifier.models.runtime(card.id))
+    parts = _pixels(classifier, card, uploads)
+    return np.concatenate([runtime.predict(bare, runtime.encode(p)[None]).logits[0] for p in parts])
 
 
 def _names(files: Sequence[Path]) -> list[str]:
