@@ -53,8 +53,8 @@ class Learner(nn.Module):
         """Learn a batch of tasks from encoded support examples (`support.x` `[B, N, ...]`).
 
         Learners that adapt by gradient steps take one for each rate in `inner_lr` `[S]`, by default
-        those of `default_inner_lr`; with none (S = 0) they answer with what they start from. The
-        others ignore it.
+        those of `default_inner_lr`; with none (S = 0) they answer with what they start from (a
+        transductive one with what it makes of that by the queries). The others ignore it.
         """
         raise NotImplementedError
 

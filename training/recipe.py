@@ -88,7 +88,9 @@ class ObjectiveConfig(Section):
         "task_attention",
     ] = "episode"
     weight: float = Field(
-        0.5, ge=0, description="of the semantic loss, the base classes' loss or the inequality"
+        0.5,
+        ge=0,
+        description="Of the semantic loss, the base classes' loss or the inequality (TAML: 0.05)",
     )
     margin: float = Field(4.0, gt=0, description="of the margin loss, in logits")
     labels: Literal["class", "group", "both"] = Field(
@@ -111,12 +113,14 @@ class ObjectiveConfig(Section):
         "initial", description="Whose inequality: before or after adaptation"
     )
     order: float | None = Field(
-        None, gt=0, description="alpha of the generalised entropy (2), epsilon of Atkinson (0.5)"
+        None, ge=0, description="alpha of the generalised entropy (2), epsilon of Atkinson (0.5)"
     )
     network: Literal["batch", "shared"] = Field(
         "batch", description="Task attention as in its paper, or blind to the tasks' order"
     )
-    lr: float = Field(1e-3, gt=0, description="gamma, the rate of the task attention network")
+    lr: float = Field(
+        1e-3, gt=0, description="gamma, the rate of the task attention network, also scheduled"
+    )
     fresh: Literal["new", "next"] = Field(
         "new", description="The tasks that judge the attention: more tasks, or the next step's"
     )
@@ -213,6 +217,10 @@ class Recipe(Section):
         fixed = objective.name == "task_attention" and objective.network == "batch"
         if fixed and self.episodes.max_images:
             raise ValueError("objective.network: batch needs equal batches; omit max_images")
+        if objective.name == "task_attention" and self.optimizer.name == "sgd":
+            raise ValueError(
+                "task attention's gradients are too small for sgd; set optimizer.name: adam"
+            )
         return self
 
 

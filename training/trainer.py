@@ -223,7 +223,8 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
         run.optimizer.zero_grad(set_to_none=True)
         loss, metrics = run.objective.backward(run.learner, episode, step_of(run))
         if recipe.optimizer.clip:
-            nn.utils.clip_grad_norm_(run.parameters, recipe.optimizer.clip)
+            for group in run.optimizer.param_groups:  # each by itself: no scale in common
+                nn.utils.clip_grad_norm_(group["params"], recipe.optimizer.clip)
         run.optimizer.step()
         run.step += 1
         if run.average:

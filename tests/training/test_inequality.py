@@ -24,11 +24,13 @@ def naive(losses: list[float], measure: str, order: float | None) -> float:
     if measure == "gini":
         return sum(abs(a - b) for a in losses for b in losses) / (2 * n * n * mu)
     if measure == "atkinson":
-        e = order or 0.5
+        e = 0.5 if order is None else order
         if e == 1:
             return 1 - math.prod(losses) ** (1 / n) / mu
         return 1 - (sum(x ** (1 - e) for x in losses) / n) ** (1 / (1 - e)) / mu
-    a = order or 2.0
+    a = 2.0 if order is None else order
+    if a == 0:
+        return -sum(math.log(x / mu) for x in losses) / n
     if measure == "theil" or a == 1:
         return sum(x / mu * math.log(x / mu) for x in losses) / n
     return sum((x / mu) ** a - 1 for x in losses) / (n * a * (a - 1))
@@ -43,6 +45,7 @@ MEASURES: list[tuple[Measure, float | None]] = [
     ("entropy", None),
     ("entropy", 1.0),
     ("entropy", 0.5),
+    ("entropy", 0.0),
 ]
 each_measure = pytest.mark.parametrize(("measure", "order"), MEASURES)
 
@@ -109,9 +112,20 @@ def test_the_loss_is_taml_s(name: str, which: Any) -> None:
 
 
 def test_without_weight_it_is_the_plain_loss() -> None:
-    learner, episode = tiny("maml"), one_task(mixed_episode(), 0)
-    plain = EpisodeLoss()(learner, episode)[0]
-    assert torch.allclose(InequalityLoss(learner, "gini", 0.0)(learner, episode)[0], plain)
+    learner, episode = tiny("maml"), mixed_episode()
+    adapted = InequalityLoss(learner, "gini", 0.0)(learner, episode)[1]["task_losses"][:, 1]
+    found = [InequalityLoss(learner, "gini", weight)(learner, episode)[0] for weight in (0, 1)]
+    assert torch.allclose(found[0], adapted.mean())
+    assert not torch.allclose(found[1], adapted.mean())
+
+
+@pytest.mark.parametrize("measure", ["theil", "atkinson", "entropy", "gini"])
+def test_losses_that_are_all_0_are_equal(measure: Measure) -> None:
+    losses = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    found = inequality(losses, measure)
+    assert float(found.detach()) == 0
+    found.backward()
+    assert losses.grad is not None and losses.grad.isfinite().all()
 
 
 def test_a_learner_without_steps_has_no_initial_losses() -> None:

@@ -74,6 +74,8 @@ def test_a_regimen_is_compared_with_the_same_learner_on_the_same_budget(
 
 def test_a_network_over_the_batch_needs_equal_batches() -> None:
     episodes = {"tasks": 4, "ways": [3], "shots": [1], "queries": 2, "max_images": 20}
+    with pytest.raises(ValueError, match="too small for sgd"):
+        recipe("maml", objective={"name": "task_attention"}, optimizer={"name": "sgd"})
     with pytest.raises(ValueError, match="omit max_images"):
         recipe("maml", episodes=episodes, objective={"name": "task_attention"})
     recipe("maml", episodes=episodes, objective={"name": "task_attention", "network": "shared"})

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models_zoo.learner import Learner
-from models_zoo.optimization.metalstm import MetaLSTM
+from tests.training.making import recipe
 from tests.training.tiny_tasks import CONFIGS, mixed_episode, one_task, tiny
 from training.data.sampler import Episode
 from training.objectives import Step
@@ -23,6 +23,7 @@ from training.objectives.task_attention import (
     TaskAttention,
     meta_information,
 )
+from training.optimizers import make_optimizer
 
 BETA = 0.3
 every_learner = pytest.mark.parametrize("name", CONFIGS)
@@ -62,9 +63,7 @@ def equation_1(learner: Learner, task: Episode) -> list[float]:
     if rates is None:
         before = math.log(int(task.support.class_mask.sum()))
     else:
-        # MetaLSTM forgets at a rate of 0 as well: no step at all is what comes before its first.
-        none = rates[:0] if isinstance(learner, MetaLSTM) else 0 * rates
-        before = float(loss_of(learner, task, none).detach())
+        before = float(loss_of(learner, task, 0 * rates).detach())
     right = (logits.argmax(-1) == task.targets[0]).double().mean()
     after = float(loss.detach())
     return [math.sqrt(sum(squares)), after, float(right), after / before]
@@ -258,3 +257,17 @@ def test_the_network_moves_though_its_gradient_is_tiny() -> None:
     optimizer.step()
     moved = (objective.network.mix.weight.detach() - before).abs()  # type: ignore[union-attr]
     assert torch.allclose(moved, torch.full_like(moved, objective.settings["lr"]), rtol=0.1)
+
+
+def test_one_task_has_nothing_to_weigh() -> None:
+    with pytest.raises(ValueError, match="weighs the tasks"):
+        TaskAttention(1)
+
+
+def test_the_network_is_a_group_of_its_own_without_decay() -> None:
+    made = recipe("maml", objective={"name": "task_attention"}, optimizer={"weight_decay": 0.1})
+    learner, objective = tiny("maml"), TaskAttention(4)
+    first, second = make_optimizer(made, learner, objective).param_groups
+    assert (first["weight_decay"], second["weight_decay"]) == (0.1, 0.0)
+    assert {id(p) for p in second["params"]} == {id(p) for p in objective.parameters()}
+    assert {id(p) for p in first["params"]} == {id(p) for p in learner.parameters()}

@@ -5,8 +5,9 @@ Jamal and Qi, "Task Agnostic Meta-Learning for Few-Shot Learning" (CVPR 2019); s
     L = mean_i L_i(phi_i) + lambda * I({L_i})
 
 I is one of economics' measures of inequality. Its losses are those of the initial weights (the
-paper and the seed) or those after adaptation (the public code of the seed's authors). The seed sums
-over the batch where this takes the mean, in both terms, so lambda is the same.
+paper and the seed) or those after adaptation (the public code of the seed's authors). The seed
+sums the losses of the batch where this takes their mean, and leaves open whether its I is a sum or
+a mean, so its lambda may not be ours. 0.05, here the default, is that of its authors' public code.
 """
 
 from __future__ import annotations
@@ -29,15 +30,21 @@ Measure = Literal["theil", "atkinson", "entropy", "gini"]
 LEAST = 1e-4
 
 
+def shares(losses: Tensor) -> Tensor:
+    """Loss over mean loss `[B]`; 1 where all are 0, whose inequality is none."""
+    mean = losses.mean()
+    return torch.where(mean > 0, losses / mean.clamp(min=torch.finfo(losses.dtype).tiny), 1.0)
+
+
 def theil(losses: Tensor) -> Tensor:
     """Mean of x ln x, x = loss over mean loss: `[B]` -> scalar, 0 to ln B."""
-    x = losses / losses.mean()
+    x = shares(losses)
     return (x * x.clamp(min=LEAST).log()).mean()
 
 
 def generalised_entropy(losses: Tensor, alpha: float = 2.0) -> Tensor:
     """Mean of (x^alpha - 1) / (alpha (alpha - 1)); 1 is Theil's, 0 the mean log deviation."""
-    x = (losses / losses.mean()).clamp(min=LEAST)
+    x = shares(losses).clamp(min=LEAST)
     if alpha == 1:
         return theil(losses)
     if alpha == 0:
@@ -47,7 +54,7 @@ def generalised_entropy(losses: Tensor, alpha: float = 2.0) -> Tensor:
 
 def atkinson(losses: Tensor, aversion: float = 0.5) -> Tensor:
     """1 - the equally distributed equivalent over the mean; aversion epsilon > 0."""
-    x = (losses / losses.mean()).clamp(min=LEAST)
+    x = shares(losses).clamp(min=LEAST)
     if aversion == 1:
         return 1 - x.log().mean().exp()
     return 1 - x.pow(1 - aversion).mean().pow(1 / (1 - aversion))
@@ -55,7 +62,8 @@ def atkinson(losses: Tensor, aversion: float = 0.5) -> Tensor:
 
 def gini(losses: Tensor) -> Tensor:
     """Half the mean absolute difference of two tasks' losses, over the mean loss; 0 to 1 - 1/B."""
-    return (losses[:, None] - losses[None]).abs().mean() / (2 * losses.mean())
+    x = shares(losses)
+    return (x[:, None] - x[None]).abs().mean() / 2
 
 
 def inequality(losses: Tensor, measure: Measure, order: float | None = None) -> Tensor:

@@ -1,4 +1,6 @@
-"""How a learner does before it has seen a task's support set."""
+"""How a learner does before it has taken a step on a task's support set.
+
+One that normalises by the support images has seen these, unlabelled, all the same."""
 
 from __future__ import annotations
 

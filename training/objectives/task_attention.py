@@ -83,9 +83,11 @@ class TaskAttention(Objective):
 
     tasks     B, the number of tasks in a batch
     network   "batch" as in the seed, or "shared", which treats the tasks alike
-    lr        gamma, the network's learning rate
+    lr        gamma, the network's learning rate; the recipe's schedule scales it as it does theta's
     fresh     where the tasks j of Eq. 3 come from: a "new" batch, as in the seed, or the "next"
               step's, so that a run sees no more tasks than one without attention
+
+    Raises `ValueError` for batches of one task.
     """
 
     def __init__(
@@ -98,7 +100,10 @@ class TaskAttention(Objective):
         super().__init__()
         self.network = BatchNetwork(tasks) if network == "batch" else SharedNetwork()
         self.tasks = tasks if network == "batch" else None
-        self.settings, self.fresh = {"lr": lr, "eps": EPS}, fresh
+        if tasks < 2:
+            raise ValueError("task attention weighs the tasks of a batch; set episodes.tasks")
+        # Its gradients are so small that any decay would outweigh them.
+        self.settings, self.fresh = {"lr": lr, "eps": EPS, "weight_decay": 0.0}, fresh
 
     def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, Metrics]:
         """The loss of Eq. 2, w held constant."""
