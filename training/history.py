@@ -51,11 +51,13 @@ class History:
         self.rows.clear()
         if (folder / HISTORY).exists():
             for name, (steps, values) in read_history(folder).items():
-                self.rows[name] = [
+                rows = [
                     (int(step), torch.as_tensor(row))
                     for step, row in zip(steps, values, strict=True)
                     if step <= until
                 ]
+                if rows:  # else the name is not known yet
+                    self.rows[name] = rows
 
 
 def stack(rows: list[Tensor]) -> Tensor:

@@ -45,6 +45,19 @@ def test_later_rows_are_dropped_and_made_anew(tmp_path: Path) -> None:
     assert (tmp_path / HISTORY).read_bytes() == whole
 
 
+def test_a_name_that_the_checkpoint_does_not_know_yet_is_forgotten(tmp_path: Path) -> None:
+    """As after a crash between the first validation's history and its checkpoint."""
+    history = History()
+    for step in (1, 2):
+        history.add(step, "weights", torch.ones(3))
+    history.add(2, "validation", torch.tensor(0.5))
+    history.save(tmp_path)
+    again = History()
+    again.load(tmp_path, until=1)
+    again.save(tmp_path)
+    assert set(read_history(tmp_path)) == {"weights"}
+
+
 def test_shorter_rows_are_filled_up(tmp_path: Path) -> None:
     history = History()
     history.add(1, "losses", torch.tensor([1.0, 2.0]))
