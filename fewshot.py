@@ -305,7 +305,7 @@ def plot_trajectory(runs: Runs, out: Picture = None) -> None:
     """Paths of runs through the space of weights (seed 001, Fig. 1).
 
     To compare sequential training with batches, give the same recipe with `episodes: {tasks: 1}`
-    and with more, from one seed.
+    and with more, from one seed and at one learning rate: a path's length goes with it.
 
     Example: fewshot plot trajectory runs/maml-omniglot runs/ta-maml-omniglot
     """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import math
 import statistics
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -100,8 +102,18 @@ def test_task_correlation_is_pearson_s_averaged_over_iterations(tmp_path: Path) 
         found = [statistics.correlation(inputs[t, :, number].tolist(), WEIGHTS[t].tolist())
                  for t in steps]  # fmt: skip
         assert float(row["mean"]) == pytest.approx(statistics.mean(found), abs=1e-4)
-        assert float(row["standard deviation"]) == pytest.approx(statistics.pstdev(found), abs=1e-4)
+        deviation = statistics.stdev(found) if len(found) > 1 else math.nan
+        assert float(row["standard deviation"]) == pytest.approx(deviation, abs=1e-4, nan_ok=True)
         assert int(row["iterations"]) == len(steps)
+
+
+def test_an_input_that_never_differs_has_no_correlation(tmp_path: Path) -> None:
+    """Not one of 0."""
+    rows = {"attention": WEIGHTS, "attention_inputs": torch.ones(3, 3, 4)}
+    run = run_with(tmp_path / "run", **{k: dict(enumerate(v)) for k, v in rows.items()})
+    assert plot("task-correlation", run).exit_code == 0
+    for row in rows_of(run / "plots" / "task-correlation.png"):
+        assert (row["mean"], row["iterations"]) == ("nan", "0")
 
 
 def test_task_rank_is_where_the_largest_loss_stands(tmp_path: Path) -> None:
@@ -179,6 +191,13 @@ def test_trajectories_that_cannot_be_drawn_together_are_told(tmp_path: Path) -> 
     sizes = [run_with(tmp_path / str(d), trajectory={0: torch.rand(d), 1: torch.rand(d)})
              for d in (3, 5)]  # fmt: skip
     assert_one_line(plot("trajectory", *sizes), "different sizes")
+    unlike = [tmp_path / "maml", tmp_path / "metasgd"]
+    for run in unlike:
+        made = recipe(run.name).model_dump(mode="json")
+        run_with(run, trajectory={0: torch.rand(4), 1: torch.rand(4)})
+        (run / "recipe.yaml").write_text(yaml.safe_dump(made))
+    assert_one_line(plot("trajectory", *unlike), "different weights")
+    assert plot("trajectory", unlike[0], unlike[0]).exit_code == 0
     still = run_with(tmp_path / "still", trajectory={0: torch.ones(3), 1: torch.ones(3)})
     assert_one_line(plot("trajectory", still), "too short")
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from models_zoo import registry
 from training.checkpoint import CheckpointError
 from training.history import HISTORY, Series, read_history
+from training.recipe import RecipeError, load_recipe
 
 
 def series_of(run: Path, name: str, hint: str = "") -> Series:
@@ -23,6 +25,24 @@ def attention_of(run: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     hint = "its recipe needs objective: {name: task_attention}"
     steps, weights = series_of(run, "attention", hint)
     return steps, weights, series_of(run, "attention_inputs", hint)[1]
+
+
+def shapes_of(run: Path) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of the weights that a run trains; None where its recipe is gone. Raises
+    `CheckpointError`."""
+    path = run / "recipe.yaml"
+    if not path.exists():
+        return None
+    try:
+        recipe = load_recipe(str(path))
+        learner = registry.build(recipe.learner, recipe.config)
+    except (RecipeError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return {
+        name: tuple(value.shape)
+        for name, value in learner.named_parameters()
+        if value.requires_grad
+    }
 
 
 def names_of(runs: list[Path]) -> list[str]:

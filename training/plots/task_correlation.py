@@ -1,8 +1,9 @@
 """How each of task attention's inputs goes with the attention (Fig. 5a of seed 001).
 
 Pearson's correlation over the tasks of a batch, in every iteration; the bars are means over the
-iterations, the whiskers 95% confidence intervals of these. Iterations in which an input or the
-attention is the same for all tasks have no correlation and are left out.
+iterations, the whiskers 1.96 standard errors of these means, as if the iterations of the one run
+were independent of each other. Iterations in which an input or the attention is the same for all
+tasks have no correlation and are left out; an input that never has one gets no bar.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ def draw(run: Path, path: Path) -> None:
     rows: list[tuple[str, float, float, int]] = []
     for number, name in enumerate(INPUTS):
         found = correlations(inputs[:, :, number], weights)
-        some = len(found) > 0
-        mean, deviation = (float(found.mean()), float(found.std())) if some else (0.0, 0.0)
+        mean = float(found.mean()) if len(found) else float("nan")
+        deviation = float(found.std(ddof=1)) if len(found) > 1 else float("nan")
         rows.append((name, mean, deviation, len(found)))
     with picture(path, 5.0, 3.6) as (_, axes):
         names, means, deviations, counts = zip(*rows, strict=True)
         axes.bar(names, means, width=0.6, color=COLOURS[0])
-        errors = [1.96 * sd / max(1, n) ** 0.5 for sd, n in zip(deviations, counts, strict=True)]
+        errors = 1.96 * np.array(deviations) / np.sqrt(np.maximum(counts, 1))
         axes.errorbar(names, means, errors, fmt="none", ecolor="#222222", linewidth=1.2, capsize=3)
         axes.axhline(0, color="black", linewidth=0.8)
-        reach = max(0.1, *(abs(m) + e for m, e in zip(means, errors, strict=True)))
+        ends = np.abs(means) + np.nan_to_num(errors)
+        reach = np.fmax(0.1, np.fmax.reduce(ends))
         axes.set_ylim(-1.1 * reach, 1.1 * reach)
         axes.set_ylabel("Correlation with attention")
     write_table(path, ("input", "mean", "standard deviation", "iterations"), rows)

@@ -26,7 +26,7 @@ def draw(run: Path, path: Path) -> None:
         chance = (1 + np.mean((~np.isnan(weights)).sum(1))) / 2
         axes.axhline(chance, color="#555555", linewidth=0.8, linestyle="--", label="by chance")
         axes.set_xlabel("Iteration")
-        axes.set_ylabel("Rank of the task with the largest loss")
+        axes.set_ylabel(f"Attention rank of the task of largest loss\n({tasks} = most weight)")
         axes.set_xlim(steps[0], steps[-1])
         axes.set_ylim(0.5, tasks + 0.5)
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)

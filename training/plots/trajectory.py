@@ -16,15 +16,22 @@ import numpy as np
 
 from training.checkpoint import CheckpointError
 from training.history import read_history
-from training.plots import COLOURS, picture, write_table
-from training.plots.reading import names_of, series_of
+from training.plots import COLOURS, label, picture, write_table
+from training.plots.reading import names_of, series_of, shapes_of
 
 #: What a length is summed over, by whether the run kept every update's.
 SUMMED = {True: "updates", False: "points kept"}
 
 
 def draw(runs: list[Path], path: Path) -> None:
-    """Draw `path` and its CSV. Raises `CheckpointError`."""
+    """Draw `path` and its CSV. Raises `CheckpointError`, also for runs of unlike weights: where
+    these lie in each other's space means nothing."""
+    first, *others = runs
+    for run in others:
+        if shapes_of(run) != shapes_of(first):
+            raise CheckpointError(
+                f"{first} and {run} train different weights, so they have no space in common"
+            )
     hint = "train it again with this version"
     steps, paths = zip(*(series_of(run, "trajectory", hint) for run in runs), strict=True)
     flat, spread = project(list(paths))
@@ -37,8 +44,12 @@ def draw(runs: list[Path], path: Path) -> None:
             colour = COLOURS[number % len(COLOURS)]
             ends = float(np.linalg.norm(whole[-1] - whole[0]))
             way = f"length {length[-1]:.3g}" + ("" if every else " between the points kept")
-            label = f"{name}: {way}, end to end {ends:.3g}"
-            axes.plot(*points.T, color=colour, linewidth=0.9, label=label)
+            axes.plot(
+                *points.T,
+                color=colour,
+                linewidth=0.9,
+                label=f"{label(name)}: {way}, end to end {ends:.3g}",
+            )
             axes.plot(*points[0], "o", markersize=7, color="white", markeredgecolor=colour)
             axes.plot(*points[-1], "o", markersize=7, color=colour)
         axes.set_xlabel(f"First principal component ({spread[0]:.0%} of the spread)")

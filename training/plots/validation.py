@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.plots import COLOURS, picture, write_table
+from training.plots import COLOURS, label, picture, write_table
 from training.plots.reading import names_of, series_of
 
 
@@ -15,7 +15,7 @@ def draw(runs: list[Path], path: Path) -> None:
     with picture(path) as (_, axes):
         for number, (name, (steps, values)) in enumerate(zip(names, curves, strict=True)):
             colour = COLOURS[number % len(COLOURS)]
-            axes.plot(steps, 100 * values, ".-", color=colour, label=name, linewidth=1.2)
+            axes.plot(steps, 100 * values, ".-", color=colour, label=label(name), linewidth=1.2)
         axes.set_xlabel("Iteration")
         axes.set_ylabel("Validation accuracy (%)")
         axes.set_xlim(left=0)
