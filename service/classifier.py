@@ -84,6 +84,10 @@ class _Task:
     def classes(self) -> list[str]:
         return classes_of(self.labels)
 
+    def pictured(self, keep: bool) -> bool:
+        """Whether what is drawn on copies that are kept is drawn on examples, too."""
+        return keep and self.card.attention.support is not None
+
     def episode(
         self, support: Sequence[Picture], queries: Sequence[Picture], attention: bool = False
     ) -> Episode:
@@ -198,7 +202,7 @@ class Classifier:
         known = {} if state is not None else self._known(entry, stored)
         count = len(stored.labels)
         missing = [] if state is not None else [i for i in range(count) if i not in known]
-        pictured = keep and task.card.attention.support is not None
+        pictured = task.pictured(keep)
         wanted = list(range(count)) if pictured else missing
         uploads = await self.off_loop(stored.load, wanted) if wanted else []
         pictures = await self._decode([*uploads, *queries], task.card, keep)
@@ -228,15 +232,18 @@ class Classifier:
         steps: int | None = None,
         inner_lr: float | None = None,
         orders: int | None = None,
+        keep: bool = False,
     ) -> int:
-        """How many images `classify_stored` would encode now, in each order: the permit that it
-        needs.
+        """How many images `classify_stored` would decode or encode now, in each order: the permit
+        that it needs.
 
         Raises the `Problem`s of `tasks`.
         """
         task = self._task(model, stored.labels, queries, steps, inner_lr, orders)
         entry, images = task.card.ref, queries
-        if (entry, stored.key, task.rates, task.orders) not in self.states:
+        if task.pictured(keep):
+            images += len(stored.labels)
+        elif (entry, stored.key, task.rates, task.orders) not in self.states:
             images += sum((entry, digest) not in self.features for digest in stored.digests)
         return images * task.orders
 

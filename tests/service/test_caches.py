@@ -129,6 +129,15 @@ def test_the_permit_is_for_what_is_still_to_be_run(classifier: Classifier) -> No
     assert classifier.features.hits + classifier.features.misses == looked_up
 
 
+def test_the_permit_is_for_the_examples_that_are_drawn_on(classifier: Classifier) -> None:
+    """They are loaded and decoded again, whatever the model remembers of them."""
+    stored = Stored(task("cab", 2))
+    for model, drawn in (("attentive", 8), ("mean", 2)):
+        run(classifier.classify_stored(model, stored.seen(), QUERIES))
+        assert classifier.images_to_run(model, stored.seen(), 2) == 2
+        assert classifier.images_to_run(model, stored.seen(), 2, keep=True) == drawn
+
+
 def test_after_an_edit_only_what_is_new_is_loaded(classifier: Classifier, told: Told) -> None:
     """Another revision: an example gone from the front, one added at the end."""
     before = Stored(task("cab", 2))
