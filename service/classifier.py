@@ -244,7 +244,7 @@ class Classifier:
         if task.pictured(keep):
             images += len(stored.labels)
         elif (entry, stored.key, task.rates, task.orders) not in self.states:
-            images += sum((entry, digest) not in self.features for digest in stored.digests)
+            images += sum(key not in self.features for key in _feature_keys(entry, stored))
         return images * task.orders
 
     async def learn(
@@ -278,18 +278,19 @@ class Classifier:
 
     def _known(self, entry: str, stored: StoredSupport) -> dict[int, Floats]:
         """Features of those examples that were encoded before, by position."""
-        found = ((i, self.features.get((entry, d))) for i, d in enumerate(stored.digests))
-        return {i: features for i, features in found if features is not None}
+        found = map(self.features.get, _feature_keys(entry, stored))
+        return {i: features for i, features in enumerate(found) if features is not None}
 
     def _remember(
         self, entry: str, stored: StoredSupport, task: _Task, fresh: Sequence[int], answer: Answer
     ) -> None:
         """Keep what was computed, as copies that do not hold a batch in memory."""
         assert answer.features is not None and answer.state is not None
+        keys = _feature_keys(entry, stored)
         for i in fresh:
             features = answer.features[i].copy()
             features.flags.writeable = False
-            self.features.put((entry, stored.digests[i]), features)
+            self.features.put(keys[i], features)
         for value in answer.state.values():
             value.flags.writeable = False
         self.states.put((entry, stored.key, task.rates, task.orders), answer.state)
@@ -357,6 +358,11 @@ class Classifier:
             for left in waiting:
                 left.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _feature_keys(entry: str, stored: StoredSupport) -> list[tuple[str, str, str]]:
+    """Of each example's features in their cache."""
+    return [(entry, stored.owner, digest) for digest in stored.digests]
 
 
 def _parts(items: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:
