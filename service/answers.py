@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models_zoo.cards import Card
 from service.classifier import Outcome
 from service.images import Picture
 from service.overlays import data_url, overlay
@@ -19,17 +20,45 @@ _DIGITS = 6
 _LABELLED = 5
 
 
+def check_asked(
+    card: Card, examples: int, queries: int, mode: AttentionMode, settings: Settings
+) -> None:
+    """Refuse what would be too large an answer before any image is read, by the attention that the
+    card promises. Raises `AnswerTooLarge`."""
+    spec, each = card.attention, card.attention.layers * queries
+    maps = [(each, spec.query), (each * examples, spec.support)]
+    _check(
+        mode,
+        settings,
+        weights=each * examples if spec.task else 0,
+        pictures=sum(count for count, shape in maps if shape),
+        values=sum(count * shape[0] * shape[1] for count, shape in maps if shape),
+    )
+
+
 def check_size(outcome: Outcome, mode: AttentionMode, settings: Settings) -> None:
     """Refuse an answer that would be too large before it is built. Raises `AnswerTooLarge`."""
-    if mode is AttentionMode.none:
-        return
     found = outcome.answer.attention
     parts = [part for part in (found.query, found.support) if part is not None]
-    numbers = 0 if found.task is None else found.task.size * _LABELLED
+    _check(
+        mode,
+        settings,
+        weights=0 if found.task is None else found.task.size,
+        pictures=sum(part.size // (part.shape[-1] * part.shape[-2]) for part in parts),
+        values=sum(part.size for part in parts),
+    )
+
+
+def _check(
+    mode: AttentionMode, settings: Settings, weights: int, pictures: int, values: int
+) -> None:
+    """`weights` of the task attention; `pictures` as overlays, or their `values` as maps."""
+    if mode is AttentionMode.none:
+        return
+    numbers = weights * _LABELLED
     if mode is AttentionMode.maps:
-        numbers += sum(part.size for part in parts)
+        numbers += values
     else:
-        pictures = sum(part.size // (part.shape[-1] * part.shape[-2]) for part in parts)
         _refuse_above(settings.max_overlays, pictures, f"{pictures} overlay pictures")
     _refuse_above(settings.max_map_values, numbers, f"attention of {numbers} numbers")
 

@@ -22,7 +22,7 @@ from service.problems import (
     Problem,
 )
 
-_END, _ZIP64 = b"PK\x05\x06", b"PK\x06\x07"
+_ENTRY, _END, _ZIP64 = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x07"
 _END_BYTES, _ENTRY_BYTES, _MAX_PATH, _MAX_DEPTH = 22, 46, 1024, 16
 _JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
@@ -185,6 +185,10 @@ def _check_directory(data: bytes, ref: FileRef, limits: ArchiveLimits) -> None:
         raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
     if data[max(0, end - 20) : end].startswith(_ZIP64):
         raise BadArchive(f"{ref} is a ZIP64 archive; only plain zips are read", file=ref)
+    # `zipfile` does not mind the count, and reads entries for as long as the directory is.
+    if data.count(_ENTRY, max(0, end - size), end) != count:
+        detail = f"{ref} has not the {count} entries that it tells of; make the zip anew"
+        raise BadArchive(detail, file=ref)
 
 
 def _safe_path(info: zipfile.ZipInfo, ref: FileRef) -> PurePosixPath:

@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models_zoo.cards import Card, InputSpec
+from models_zoo.cards import Card
 from service.archives import ArchiveLimits
 from service.engine.admission import Admission
 from service.engine.caches import feature_cache, state_cache
@@ -29,11 +29,12 @@ from service.settings import MB, Settings
 from service.stored import StoredSupport
 from service.tasks import Ask, check_limits, classes_of, learning_rates, order_count
 
-#: Most bytes of files that one thread decodes in a row, and about how long it may take.
+#: Most bytes of files that one thread reads in a row, and about how long it may take.
 _PART_BYTES, _TURN_S = 64 << 10, 0.05
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,10 @@ class _Task:
     @property
     def classes(self) -> list[str]:
         return classes_of(self.labels)
+
+    def pictured(self, keep: bool) -> bool:
+        """Whether what is drawn on copies that are kept is drawn on examples, too."""
+        return keep and self.card.attention.support is not None
 
     def episode(
         self, support: Sequence[Picture], queries: Sequence[Picture], attention: bool = False
@@ -197,7 +202,7 @@ class Classifier:
         known = {} if state is not None else self._known(entry, stored)
         count = len(stored.labels)
         missing = [] if state is not None else [i for i in range(count) if i not in known]
-        pictured = keep and task.card.attention.support is not None
+        pictured = task.pictured(keep)
         wanted = list(range(count)) if pictured else missing
         uploads = await self.off_loop(stored.load, wanted) if wanted else []
         pictures = await self._decode([*uploads, *queries], task.card, keep)
@@ -227,16 +232,19 @@ class Classifier:
         steps: int | None = None,
         inner_lr: float | None = None,
         orders: int | None = None,
+        keep: bool = False,
     ) -> int:
-        """How many images `classify_stored` would encode now, in each order: the permit that it
-        needs.
+        """How many images `classify_stored` would decode or encode now, in each order: the permit
+        that it needs.
 
         Raises the `Problem`s of `tasks`.
         """
         task = self._task(model, stored.labels, queries, steps, inner_lr, orders)
         entry, images = task.card.ref, queries
-        if (entry, stored.key, task.rates, task.orders) not in self.states:
-            images += sum((entry, digest) not in self.features for digest in stored.digests)
+        if task.pictured(keep):
+            images += len(stored.labels)
+        elif (entry, stored.key, task.rates, task.orders) not in self.states:
+            images += sum(key not in self.features for key in _feature_keys(entry, stored))
         return images * task.orders
 
     async def learn(
@@ -270,18 +278,19 @@ class Classifier:
 
     def _known(self, entry: str, stored: StoredSupport) -> dict[int, Floats]:
         """Features of those examples that were encoded before, by position."""
-        found = ((i, self.features.get((entry, d))) for i, d in enumerate(stored.digests))
-        return {i: features for i, features in found if features is not None}
+        found = map(self.features.get, _feature_keys(entry, stored))
+        return {i: features for i, features in enumerate(found) if features is not None}
 
     def _remember(
         self, entry: str, stored: StoredSupport, task: _Task, fresh: Sequence[int], answer: Answer
     ) -> None:
         """Keep what was computed, as copies that do not hold a batch in memory."""
         assert answer.features is not None and answer.state is not None
+        keys = _feature_keys(entry, stored)
         for i in fresh:
             features = answer.features[i].copy()
             features.flags.writeable = False
-            self.features.put((entry, stored.digests[i]), features)
+            self.features.put(keys[i], features)
         for value in answer.state.values():
             value.flags.writeable = False
         self.states.put((entry, stored.key, task.rates, task.orders), answer.state)
@@ -320,51 +329,61 @@ class Classifier:
 
     async def _decode(self, uploads: Sequence[Upload], card: Card, keep: bool) -> list[Picture]:
         """Decode all uploads; raises the problem of the first one at fault, in their order."""
-        limits = self.image_limits
         side = self.settings.overlay_side if keep else None
-        # No more turns at a time than there are threads, and none once nobody waits: whoever sends
-        # many or slow images shares the threads with the others, turn about.
+        work = partial(decode, spec=card.input, limits=self.image_limits, keep_side=side)
+        return await self.in_turns(work, uploads, [len(upload.data) for upload in uploads])
+
+    async def in_turns(
+        self, work: Callable[[T], R], items: Sequence[T], sizes: Sequence[int]
+    ) -> list[R]:
+        """`work` on each item, of so many bytes, in the pool of `off_loop`; in their order.
+
+        No more turns at a time than there are threads, and none once nobody waits: whoever sends
+        many or slow images shares the threads with the others, turn about. Raises what `work` does
+        on the first item at fault.
+        """
         turns = asyncio.Semaphore(self.settings.decode_threads)
 
-        async def decoded(part: Sequence[Upload]) -> list[Picture]:
-            found: list[Picture] = []
+        async def done(part: Sequence[T]) -> list[R]:
+            found: list[R] = []
             while len(found) < len(part):
                 async with turns:
-                    found += await self.off_loop(
-                        _decode_some, part[len(found) :], card.input, limits, side
-                    )
+                    found += await self.off_loop(_one_turn, work, part[len(found) :])
             return found
 
-        waiting = [asyncio.create_task(decoded(part)) for part in _parts(uploads)]
+        waiting = [asyncio.create_task(done(part)) for part in _parts(items, sizes)]
         try:
-            return [picture for part in waiting for picture in await part]
+            return [result for part in waiting for result in await part]
         finally:
             for left in waiting:
                 left.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
 
-def _parts(uploads: Sequence[Upload]) -> list[list[Upload]]:
+def _feature_keys(entry: str, stored: StoredSupport) -> list[tuple[str, str, str]]:
+    """Of each example's features in their cache."""
+    return [(entry, stored.owner, digest) for digest in stored.digests]
+
+
+def _parts(items: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:
     """Runs of small files, each handed to a thread at once: for a drawing, the handing over and
     the waking up would cost as much as the decoding. A photo makes a part of its own."""
-    parts: list[list[Upload]] = []
+    parts: list[list[T]] = []
     room = 0
-    for upload in uploads:
-        if not parts or len(upload.data) > room:
+    for item, size in zip(items, sizes, strict=True):
+        if not parts or size > room:
             parts.append([])
             room = _PART_BYTES
-        parts[-1].append(upload)
-        room -= len(upload.data)
+        parts[-1].append(item)
+        room -= size
     return parts
 
 
-def _decode_some(
-    uploads: Sequence[Upload], spec: InputSpec, limits: ImageLimits, side: int | None
-) -> list[Picture]:
+def _one_turn(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """The first of them: a few bytes may be many pixels, and a turn ends with the next image."""
-    end, found = time.perf_counter() + _TURN_S, list[Picture]()
-    while len(found) < len(uploads) and (not found or time.perf_counter() < end):
-        found.append(decode(uploads[len(found)], spec, limits, side))
+    end, found = time.perf_counter() + _TURN_S, list[R]()
+    while len(found) < len(items) and (not found or time.perf_counter() < end):
+        found.append(work(items[len(found)]))
     return found
 
 

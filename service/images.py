@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from models_zoo.cards import InputSpec
 from models_zoo.preprocess import flat_to_pixels, flatten
+from service.costly_images import BoundedReader, Costly, check_decoding, check_structure
 from service.problems import DamagedImage, EmptyFile, FileRef, ImageTooLarge, NotAnImage
 
 #: The only decoders that user bytes may reach.
@@ -73,7 +74,8 @@ def decode(
 ) -> Picture:
     """Decode one upload for a model, keeping a copy of at most `keep_side` pixels for overlays.
 
-    Raises `EmptyFile`, `NotAnImage`, `ImageTooLarge` or `DamagedImage`, naming the file.
+    Raises `EmptyFile`, `NotAnImage`, `ImageTooLarge` or `DamagedImage`, naming the file. One that
+    would cost far more than its pixels is `NotAnImage`.
     """
     image = open_image(upload, limits)
     shown = None if keep_side is None else fit_side(image, keep_side)
@@ -86,7 +88,10 @@ def open_image(upload: Upload, limits: ImageLimits) -> Image.Image:
         raise EmptyFile(f"{upload.ref} has no bytes", file=upload.ref)
     too_large = f"{upload.ref} exceeds {limits.max_pixels} pixels or {limits.max_side} on a side"
     try:
-        image = Image.open(io.BytesIO(upload.data), formats=FORMATS)
+        check_structure(upload.data)
+        image = Image.open(BoundedReader(upload.data), formats=FORMATS)
+    except Costly as reason:
+        raise _costly(upload, reason) from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
         detail = f"{upload.ref} is not an image in a format read here ({known})"
@@ -101,8 +106,11 @@ def open_image(upload: Upload, limits: ImageLimits) -> Image.Image:
             detail = f"{too_large}: it is {image.width} x {image.height}"
             raise ImageTooLarge(detail, file=upload.ref)
         try:
+            check_decoding(image, upload.data, limits.max_pixels)
             image.load()
             flat = flatten(image)
+        except Costly as reason:
+            raise _costly(upload, reason) from None
         except Exception as error:  # likewise its decoders
             raise _damaged(upload, error) from None
     flat.info.clear()  # it has been heeded, and must not be a second time
@@ -122,6 +130,11 @@ def clean_name(name: str | None) -> str:
     """A file name that is safe to log and to send back: printable, and at most 255 characters."""
     shown = "".join(char if char.isprintable() else "\ufffd" for char in name or "")
     return shown[:MAX_NAME] or "(unnamed)"
+
+
+def _costly(upload: Upload, reason: Costly) -> NotAnImage:
+    detail = f"{upload.ref} {reason}, which takes too long to read; save it anew, as PNG"
+    return NotAnImage(detail, file=upload.ref)
 
 
 def _damaged(upload: Upload, error: Exception) -> DamagedImage:

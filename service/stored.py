@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.images import Upload
 
@@ -17,9 +17,16 @@ class StoredSupport:
     digests  sha256 (hex) of each example's original bytes, in the same order
     load     the original bytes of the examples at these positions, in their order; it blocks, so
              it is called off the event loop; raises `SetChanged` where one was deleted meanwhile
+    owner    whose images they are: features that were computed for another owner are not used, or
+             the time that an answer takes would tell whether somebody else keeps an image
     """
 
     key: str
     labels: tuple[str, ...]
     digests: tuple[str, ...]
     load: Callable[[Sequence[int]], list[Upload]]
+    owner: str = ""
+
+    def owned_by(self, owner: str) -> StoredSupport:
+        """The same, once it is known who asks."""
+        return replace(self, owner=owner)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 from fastapi import File, Form, Response, UploadFile
@@ -44,10 +44,9 @@ async def read_examples(
 
 
 async def check_examples(classifier: Classifier, sent: Sequence[Example]) -> list[NewExample]:
-    """Each image decoded once, off the event loop, or with the problem that it has."""
-    limits = classifier.image_limits
-    checks = [classifier.off_loop(_check, one, limits) for one in sent]
-    return await asyncio.gather(*checks)
+    """Each image decoded once, turn about with other requests, or with the problem that it has."""
+    work = partial(_check, limits=classifier.image_limits)
+    return await classifier.in_turns(work, sent, [len(one.upload.data) for one in sent])
 
 
 def _check(one: Example, limits: ImageLimits) -> NewExample:

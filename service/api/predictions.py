@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Request, Response
 
-from service.answers import build
+from service.answers import build, check_asked
 from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive, Attention, InnerLr, Model, Orders, QueryImages, Steps, TopK
@@ -91,6 +91,8 @@ async def predict(
             images = ("support_images", support_images)
             support = await read_support(classifier, images, support_labels, archive)
             queries = await read("query_images", query_images)
+            card = classifier.models.card(model)
+            check_asked(card, len(support), len(queries), attention, classifier.settings)
             ask = Ask(model, tuple(support), tuple(queries), steps, inner_lr, orders)
             outcome = await classifier.classify(ask, wanted, keep, deadline)
             return await rendered(classifier, outcome, attention, top_k)

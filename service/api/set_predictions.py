@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from service.answers import check_asked
 from service.api.auth import Reader
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Attention, InnerLr, Model, Orders, QueryImages, Steps, TopK
 from service.api.forms import read, require_multipart
 from service.api.predictions import rendered
 from service.api.set_use import use_set
-from service.classifier import Outcome
 from service.schemas import AttentionMode, Predictions
 from service.stored import StoredSupport
 
@@ -54,15 +54,15 @@ async def predict_support_set(
     wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
 
     def images(stored: StoredSupport) -> int:
-        return classifier.images_to_run(model, stored, len(queries), steps, inner_lr, orders)
+        return classifier.images_to_run(model, stored, len(queries), steps, inner_lr, orders, keep)
 
-    async def ask(stored: StoredSupport, deadline: float) -> Outcome:
-        return await classifier.classify_stored(
+    async def ask(stored: StoredSupport, deadline: float) -> bytes:
+        card, count = classifier.models.card(model), len(stored.labels)
+        check_asked(card, count, len(queries), attention, classifier.settings)
+        outcome = await classifier.classify_stored(
             model, stored, queries, steps, inner_lr, wanted, keep, deadline, orders
         )
-
-    async def work() -> bytes:
-        outcome = await use_set(classifier, store, caller, set_id, timeout, images, ask)
         return await rendered(classifier, outcome, attention, top_k)
 
-    return Response(await unless_gone(request, work()), media_type="application/json")
+    work = use_set(classifier, store, caller, set_id, timeout, images, ask)
+    return Response(await unless_gone(request, work), media_type="application/json")

@@ -36,6 +36,7 @@ async def use_set(
     for left in reversed(range(_TRIES)):
         stored = await store.run(store.sets.stored, caller.id, set_id)
         rest = max(0.0, until - time.perf_counter())
+        stored = stored.owned_by(caller.id)
         async with classifier.admission.admit(images(stored), rest) as deadline:
             try:
                 return await work(stored, deadline)

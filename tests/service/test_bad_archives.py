@@ -38,6 +38,13 @@ def _lying(size: int) -> bytes:
     return data.replace(struct.pack("<I", size), struct.pack("<I", 10))
 
 
+def _telling(count: int, files: int) -> bytes:
+    """A zip of so many files that tells of another number."""
+    data = bytearray(zipped({f"{'ab'[i % 2]}/{i}.png": GOOD["a/1.png"] for i in range(files)}))
+    struct.pack_into("<HH", data, data.rfind(b"PK\x05\x06") + 8, count, count)
+    return bytes(data)
+
+
 def _link() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -74,6 +81,9 @@ def _encrypted() -> bytes:
         (zipped({f"a/{i}.png": b"" for i in range(70_000)}), "archive-too-large"),
         (_deflated(3 << 20), "archive-too-large"),
         (_lying(3 << 20), "bad-archive"),
+        (_telling(1, files=2), "bad-archive"),
+        (_telling(3, files=2), "bad-archive"),
+        (_telling(100, files=2000), "bad-archive"),
         (_link(), "bad-archive"),
         (_encrypted(), "bad-archive"),
     ],

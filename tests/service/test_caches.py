@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from service.answers import build
+from service.app import create_app
 from service.classifier import Classifier, Outcome
 from service.engine.caches import Cache
 from service.engine.events import Events
@@ -19,9 +21,10 @@ from service.images import Upload
 from service.problems import FileRef
 from service.schemas import AttentionMode
 from service.settings import Settings
+from service.store.keys import Scope
 from service.stored import StoredSupport
 from service.tasks import Ask, Example
-from tests.service.asking import encoded, noise, task
+from tests.service.asking import ask_set, encoded, make_set, noise, task
 
 T = TypeVar("T")
 QUERIES = [Upload(FileRef("query_images", i, f"q{i}"), encoded(noise(90 + i))) for i in range(2)]
@@ -129,6 +132,15 @@ def test_the_permit_is_for_what_is_still_to_be_run(classifier: Classifier) -> No
     assert classifier.features.hits + classifier.features.misses == looked_up
 
 
+def test_the_permit_is_for_the_examples_that_are_drawn_on(classifier: Classifier) -> None:
+    """They are loaded and decoded again, whatever the model remembers of them."""
+    stored = Stored(task("cab", 2))
+    for model, drawn in (("attentive", 8), ("mean", 2)):
+        run(classifier.classify_stored(model, stored.seen(), QUERIES))
+        assert classifier.images_to_run(model, stored.seen(), 2) == 2
+        assert classifier.images_to_run(model, stored.seen(), 2, keep=True) == drawn
+
+
 def test_after_an_edit_only_what_is_new_is_loaded(classifier: Classifier, told: Told) -> None:
     """Another revision: an example gone from the front, one added at the end."""
     before = Stored(task("cab", 2))
@@ -138,6 +150,35 @@ def test_after_an_edit_only_what_is_new_is_loaded(classifier: Classifier, told: 
     assert after.loaded == [[5]]
     assert told.images == [8, 3]
     assert_same(edited, run(classifier.classify(after.sent("attentive"), attention=True)))
+
+
+def test_nothing_is_recalled_of_another_owners_images(classifier: Classifier) -> None:
+    """Or the time of an answer would tell who keeps the same image."""
+    mine, theirs = Stored(task("ab", 2), "mine@1"), Stored(task("ab", 2), "theirs@1")
+    again = Stored(task("ab", 2), "again@1")
+    run(classifier.classify_stored("mean", mine.seen().owned_by("me"), QUERIES))
+    assert classifier.images_to_run("mean", theirs.seen().owned_by("them"), 2) == 6
+    run(classifier.learn("mean", theirs.seen().owned_by("them")))
+    assert theirs.loaded == [[0, 1, 2, 3]]
+    assert classifier.images_to_run("mean", again.seen().owned_by("me"), 2) == 2
+    run(classifier.classify_stored("mean", again.seen().owned_by("me"), QUERIES))
+    assert again.loaded == []
+
+
+def test_one_keys_images_are_no_hits_for_another(zoo: Path, tmp_path: Path) -> None:
+    settings = Settings(zoo=zoo, device="cpu", threads=1, data_dir=tmp_path)
+    with TestClient(create_app(settings)) as client:
+        features = client.app.state.classifier.features
+        hits = []
+        for name in ("one", "other"):
+            _, token = client.app.state.store.keys.create(name, [Scope.write])
+            client.headers["authorization"] = f"Bearer {token}"
+            for _ in range(2):
+                set_id = make_set(client, task("ab", 2)).json()["support_set"]["id"]
+                before = features.hits
+                assert ask_set(client, set_id, [encoded(noise(90))]).status_code == 200
+                hits.append(features.hits - before)
+    assert hits == [0, 4, 0, 4]
 
 
 def test_other_hyperparameters_and_models_are_learned_anew(classifier: Classifier) -> None:

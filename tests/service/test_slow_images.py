@@ -38,6 +38,12 @@ def ask(server: Server, queries: list[bytes], timeout_s: float = PATIENCE) -> ht
     )
 
 
+def add(server: Server, images: list[bytes]) -> httpx.Response:
+    files = [("images", (f"{i}", data)) for i, data in enumerate(images)]
+    url = server.base + "/v1/support-sets"
+    return httpx.post(url, data={"labels": ["a"]}, files=files, timeout=PATIENCE)
+
+
 def timed(server: Server, queries: list[bytes]) -> float:
     start = time.perf_counter()
     assert ask(server, queries).status_code == 200
@@ -54,6 +60,19 @@ def test_a_small_request_need_not_wait_for_all_of_a_slow_one(server: Server) -> 
         timed(server, [encoded(noise(seed))])
         assert slow.is_alive(), "answered between two of the others' images"
     slow.join()
+
+
+def test_nor_for_all_the_examples_that_somebody_adds(server: Server) -> None:
+    timed(server, [encoded(noise(1))])
+    answers: list[httpx.Response] = []
+    slow = threading.Thread(target=lambda: answers.append(add(server, [FLAT] * 20)))
+    slow.start()
+    time.sleep(0.3)
+    for seed in range(3):
+        timed(server, [encoded(noise(seed))])
+        assert slow.is_alive(), "answered between two of the examples"
+    slow.join()
+    assert answers[0].status_code == 201
 
 
 def test_nothing_is_decoded_for_a_request_whose_time_is_over(server: Server) -> None:
