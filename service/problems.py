@@ -271,6 +271,10 @@ class StoreUnavailable(Problem):
     status, type, title = 503, "store-unavailable", "The database is not available"
 
 
+class FilesNotKept(Problem):
+    status, type, title = 503, "files-not-kept", "The request's files cannot be kept"
+
+
 class Overloaded(Problem):
     status, type, title = 429, "overloaded", "Too much work is waiting"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -128,6 +129,25 @@ def test_a_body_just_under_the_limit_is_read(client: TestClient) -> None:
     body = FILE_HEAD + b"x" * (2 * MB - len(FILE_HEAD) - len(tail)) + tail
     response = asyncio.run(_post(client.app, body))
     assert_problem(response, 422, "invalid-request")
+
+
+def test_a_full_disk_for_uploads_is_503_and_a_log_line(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A large file is kept on the disk while it is read."""
+    files = [("query_images", ("q.png", b"x" * (3 * MB // 2)))]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MB, hard))
+    try:
+        response = client.post("/v1/predictions", data={"model": "mean"}, files=files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_problem(response, 503, "files-not-kept")
+    assert int(response.headers["retry-after"]) >= 1
+    assert "File too large" in caplog.text
+    assert "File too large" not in response.text
+    again = client.post("/v1/predictions", data={"model": "mean"}, files=files)
+    assert_problem(again, 422, "no-support")
 
 
 def test_an_oversized_body_is_not_kept_in_memory(client: TestClient) -> None:
