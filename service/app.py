@@ -129,7 +129,7 @@ def create_app(
     openapi.install(app, list(classifier.models.cards))
     # The last added is the outermost.
     app.add_middleware(Allowance, store=store, workers=settings.workers)
-    app.add_middleware(Authentication, store=store, auth=settings.auth)
+    app.add_middleware(Authentication, store=store, settings=settings)
     app.add_middleware(
         BodyLimit,
         limit=settings.max_body,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -10,11 +12,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.images import clean_name
 from service.middleware import problem_response
-from service.problems import HttpProblem, InvalidRequest, MalformedRequest, Problem
+from service.problems import FilesNotKept, HttpProblem, InvalidRequest, MalformedRequest, Problem
+
+log = logging.getLogger(__name__)
 
 #: Messages of the framework that would mean nothing to a user.
 _WORDS = {"Value error, Expected UploadFile, received: <class 'str'>": "this is text, not a file"}
 _CLIENT_CLOSED = 499  # nobody reads it; it only marks the log line
+_RETRY_AFTER_S = 5
 
 
 def install(app: FastAPI) -> None:
@@ -42,10 +47,23 @@ def as_problem(error: Exception) -> Problem:
     if isinstance(error, RequestValidationError):
         return _validation(error)
     if isinstance(error, HTTPException) and error.status_code == MalformedRequest.status:
+        # The framework blames the client for whatever stops it while it reads a form.
+        if isinstance(error.__cause__, OSError):
+            return _not_kept(error.__cause__)
         return MalformedRequest(str(error.detail))
     if isinstance(error, HTTPException):
         return HttpProblem(error.status_code, str(error.detail), error.headers)
     return Problem("an unexpected fault; it has been logged")
+
+
+def _not_kept(error: OSError) -> Problem:
+    """Large files wait on the disk until they are read. The reason goes to the log, not to the
+    client."""
+    log.warning("an upload could not be kept in the folder for temporary files: %s", error)
+    return FilesNotKept(
+        f"the files cannot be kept while they are read; try again in {_RETRY_AFTER_S} s",
+        headers={"Retry-After": str(_RETRY_AFTER_S)},
+    )
 
 
 def _validation(error: RequestValidationError) -> Problem:

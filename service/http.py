@@ -11,17 +11,23 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MOST_UNREAD = 64 << 10
 #: Seconds in which a request's head must arrive, from the connection or the head's first byte on.
 HEAD_S = 20.0
+#: Seconds in which a client must take some of an answer that waits for it. On a bad line pauses of
+#: half a minute happen, and what the system buffers hides as much again.
+UNSENT_S = 60.0
 
 
 class Connection(HttpToolsProtocol):
     """httptools collects a head, a chunk's extension or a trailer until it is whole, however long
     it is: a connection that has sent `MOST_UNREAD` bytes of one is closed, and so is one that takes
-    longer than `HEAD_S` over a head."""
+    longer than `HEAD_S` over a head. An answer waits in memory until the client takes it: one that
+    takes nothing of it for `UNSENT_S` is cut off."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._unread = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
+        self._unsent_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -29,6 +35,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_ends()
+        if self._unsent_timer is not None:
+            self._unsent_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -56,6 +64,33 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         else:  # while a request is answered the next one's head may wait unread
             self._head_begins()
+
+    # The buffer of what is to be sent is filled and emptied, or is left with an answer's end.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_unsent()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._watch_unsent()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_unsent()
+
+    def _watch_unsent(self) -> None:
+        if self._unsent_timer is not None:
+            self._unsent_timer.cancel()
+        self._unsent, self._unsent_timer = self.transport.get_write_buffer_size(), None
+        if self._unsent:
+            self._unsent_timer = self.loop.call_later(UNSENT_S, self._is_unsent)
+
+    def _is_unsent(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unsent:
+            self._watch_unsent()
+        else:
+            self.transport.abort()
 
     # What the parser has passed on is kept no longer.
 

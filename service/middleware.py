@@ -72,7 +72,8 @@ class SecurityHeaders:
 class BodyLimit:
     """Answers 413 to a body above `limit` bytes (JSON under /v1: a quarter of a MiB), whether its
     length was announced or not, and 408 to one that has not arrived after `seconds`; and 429 where
-    it and the bodies of other running requests would be more than `most` bytes."""
+    it and the bodies of other running requests would be more than `most` bytes. What comes once the
+    answer has begun is kept by nobody, and counts for nothing."""
 
     def __init__(self, app: ASGIApp, limit: int, seconds: float, most: int) -> None:
         self._app, self._limit, self._seconds, self._most = app, limit, seconds, most
@@ -95,7 +96,8 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal seen, complete, fault
-            if complete:  # what is awaited now is the client's leaving
+            # What is awaited now is the client's leaving, or thrown away by `refuse`.
+            if complete or started:
                 return await receive()
             try:
                 async with asyncio.timeout_at(give_up):

@@ -260,6 +260,14 @@ class Forbidden(Problem):
     status, type, title = 403, "forbidden", "The API key does not allow this"
 
 
+class ForeignPage(Problem):
+    status, type, title = 403, "foreign-page", "Another site's web page may not do this"
+
+
+class ForeignHost(Problem):
+    status, type, title = 403, "foreign-host", "The service is not known by this name"
+
+
 class UnknownKey(Problem):
     status, type, title = 404, "unknown-key", "No such API key"
 
@@ -269,6 +277,10 @@ class UnknownKey(Problem):
 
 class StoreUnavailable(Problem):
     status, type, title = 503, "store-unavailable", "The database is not available"
+
+
+class FilesNotKept(Problem):
+    status, type, title = 503, "files-not-kept", "The request's files cannot be kept"
 
 
 class Overloaded(Problem):

@@ -28,6 +28,8 @@ from models_zoo.cards import ENTRIES
 MB = 1 << 20
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
+_NAME = re.compile(r"[A-Za-z0-9._-]+|[0-9a-fA-F:]+")
+
 
 def _split(value: object) -> object:
     """`a, b` -> (a, b): lists in the environment and on the command line."""
@@ -41,6 +43,13 @@ def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
         if value != "*" and not _ORIGIN.fullmatch(value):
             raise ValueError(f"{value!r} is no origin; one looks like https://shop.example:8443")
     return values
+
+
+def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is no host's name; one looks like shop.example")
+    return tuple(value.lower() for value in values)
 
 
 def _endpoint(value: str) -> str:
@@ -394,6 +403,17 @@ class Settings(BaseSettings):
         False,
         description="Let pages of `cors_origins` send cookies and stored HTTP credentials. Set it "
         "only where a proxy in front signs users in by cookie; refused together with `*`.",
+    )
+
+    allowed_hosts: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_hosts)
+    ] = Field(
+        (),
+        description="Names, separated by commas and without ports, under which the service may be "
+        "asked without an API key, besides `localhost` and loopback addresses; others are answered "
+        "403, so that no web page can get at it under a name of its own. Checked where `host` is a "
+        "loopback address, and elsewhere once a name stands here. Set it behind a proxy on the "
+        "same machine that passes its own name on, to that name.",
     )
 
     # Logs and traces

@@ -1,4 +1,5 @@
-"""What every test is kept from: the data folder and the database of whoever runs it."""
+"""What every test is kept from, the data folder and the database of whoever runs it; and the names
+under which they ask."""
 
 from __future__ import annotations
 
@@ -13,4 +14,6 @@ def _own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("FEWSHOT_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         for name in ("DATABASE_URL", "FEWSHOT_DATABASE_URL", "FEWSHOT_AUTH"):
             patch.delenv(name, raising=False)
+        # What the tests' clients put into Host.
+        patch.setenv("FEWSHOT_ALLOWED_HOSTS", "testserver,test,x")
         yield

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.foreign import Foreign, is_loopback
 from service.middleware import refuse
 from service.problems import Forbidden, Problem, StoreUnavailable, Unauthenticated
 from service.settings import Settings
@@ -56,24 +56,29 @@ OPEN = Caller()
 
 
 class Authentication:
-    """ASGI middleware: refuses requests without a valid key where one is needed, and puts the
-    `Caller` into the request's state."""
+    """ASGI middleware: refuses requests without a valid key where one is needed, and those of other
+    web pages where none is; puts the `Caller` into the request's state."""
 
-    def __init__(self, app: ASGIApp, store: Store, auth: str) -> None:
-        self._app, self._store, self._auth = app, store, auth
+    def __init__(self, app: ASGIApp, store: Store, settings: Settings) -> None:
+        self._app, self._store, self._auth = app, store, settings.auth
+        self._foreign = Foreign(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         path = scope["path"]
         state = scope.setdefault("state", {})
-        if self._auth == "off":
-            state["caller"] = OPEN
-        elif path.startswith(_GUARDED) and not path.startswith(_OPEN):
-            try:
-                state["caller"] = await self._caller(Headers(scope=scope))
-            except Problem as problem:
-                return await refuse(problem, scope, receive, send)
+        headers = Headers(scope=scope)
+        guarded = path.startswith(_GUARDED) and not path.startswith(_OPEN)
+        try:
+            if self._auth == "off":
+                state["caller"] = OPEN
+            elif guarded:
+                state["caller"] = await self._caller(headers)
+            if guarded and state["caller"] is OPEN:
+                self._foreign.check(scope["method"], headers)
+        except Problem as problem:
+            return await refuse(problem, scope, receive, send)
         await self._app(scope, receive, send)
 
     async def _caller(self, headers: Headers) -> Caller:
@@ -98,7 +103,7 @@ class Authentication:
 
 async def warn_if_open(settings: Settings, store: Store) -> None:
     """Say so where other machines may reach the service and it asks them for no key."""
-    if settings.auth == "required" or _is_loopback(settings.host):
+    if settings.auth == "required" or is_loopback(settings.host):
         return
     if settings.auth == "auto":
         with suppress(StoreUnavailable):  # then nobody is let in
@@ -106,13 +111,6 @@ async def warn_if_open(settings: Settings, store: Store) -> None:
                 log.warning("%s by `fewshot keys create` or --auth required", _OPEN_TO_ALL)
         return
     log.warning("%s by --auth required, or let a proxy in front ask for them", _OPEN_TO_ALL)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, or "" for every address
-        return host == "localhost"
 
 
 def _token(headers: Headers) -> str | None:

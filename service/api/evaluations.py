@@ -37,7 +37,7 @@ Allow more time with the header `X-Request-Timeout`. Nothing is kept of an evalu
     summary="Find the model for the set, and the class that needs more examples",
     description=EVALUATE,
     dependencies=[Depends(form_or_nothing)],
-    responses=problems(400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 503, 504),
+    responses=problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 429, 503, 504),
 )
 async def evaluate_support_set(
     set_id: str,

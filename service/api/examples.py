@@ -55,7 +55,7 @@ and for an empty class folder too.
     description=ADD,
     response_model=AddedExamples,
     dependencies=[Depends(require_multipart)],
-    responses=problems(400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 429, 503, 504)
+    responses=problems(400, 401, 403, 404, 408, 409, 410, 412, 413, 415, 422, 429, 503, 504)
     | {200: {"model": AddedExamples, "description": "Every image was there already"}},
 )
 async def add_examples(

@@ -160,7 +160,7 @@ _BODY: dict[str, Any] = {
     summary="Run a model on tensors",
     description=INFER,
     response_model=InferenceResponse,
-    responses=problems(400, 401, 403, 404, 413, 422, 429, 503, 504),
+    responses=problems(400, 401, 403, 404, 408, 413, 422, 429, 503, 504),
     openapi_extra={"requestBody": _BODY},
 )
 @_models.post("/{model_name}/versions/{version}/infer", include_in_schema=False)

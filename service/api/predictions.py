@@ -58,7 +58,7 @@ TIFF; of an animation the first frame. Photos are uprighted, transparency become
     description=DESCRIPTION,
     response_model=Predictions,
     dependencies=[Depends(require_multipart), READ],
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 429, 503, 504),
+    responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504),
 )
 async def predict(
     request: Request,

@@ -33,7 +33,7 @@ The answer names the model's version and the set's revision that gave it.
     description=PREDICT,
     response_model=Predictions,
     dependencies=[Depends(require_multipart)],
-    responses=problems(400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 503, 504),
+    responses=problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 429, 503, 504),
 )
 async def predict_support_set(
     set_id: str,

@@ -63,7 +63,7 @@ them could be stored, nothing is made and the answer is 422.
     description=CREATE,
     response_model=AddedExamples,
     dependencies=[Depends(form_or_nothing)],
-    responses=problems(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
+    responses=problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 504),
 )
 async def create_support_set(
     request: Request,
@@ -133,7 +133,7 @@ async def get_support_set(
 @router.patch(
     "/{set_id}",
     summary="Change the name, the metadata or the ttl, or rename classes",
-    responses=problems(400, 401, 403, 404, 410, 412, 413, 422, 429, 503),
+    responses=problems(400, 401, 403, 404, 408, 410, 412, 413, 422, 429, 503),
 )
 async def patch_support_set(
     set_id: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from service.engine.models import Models
 from service.problems import AnswerTooLarge
 from service.schemas import AttentionMode
 from service.settings import Settings
+from service.store.keys import Scope
 from tests.service.asking import ask, assert_problem, encoded, noise, task
 from tests.service.gate import Gate
 
@@ -87,11 +89,65 @@ def test_bodies_that_are_too_much_together_are_429_until_one_is_done(zoo: Path) 
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("size", [3 * MB // 2, 3 * MB])
+def test_bodies_that_are_thrown_away_take_no_room_and_have_no_limit(
+    zoo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    """What is sent without a key cannot shut out who has one, and is answered to the end."""
+    settings = Settings(
+        zoo=zoo, device="cpu", max_body_mb=2, max_archive_mb=1, queue_mb=2, auth="required",
+        data_dir=tmp_path,
+    )  # fmt: skip
+    app = create_app(settings)
+
+    async def scenario() -> None:
+        thrown, go_on = asyncio.Event(), asyncio.Event()
+
+        async def stranger() -> AsyncIterator[bytes]:
+            async for chunk in _chunks(size):
+                yield chunk
+            thrown.set()
+            await go_on.wait()
+            yield b"\r\n--x--\r\n"
+
+        async with app.router.lifespan_context(app):
+            _, token = app.state.store.keys.create("honest", [Scope.read])
+            keyless = asyncio.create_task(_post(app, stranger()))
+            await asyncio.wait_for(thrown.wait(), 10)
+            large = FILE_HEAD + b"x" * MB + b"\r\n--x--\r\n"
+            honest = await _post(app, large, authorization=f"Bearer {token}")
+            assert_problem(honest, 422, "invalid-request")  # it was read, and is merely wrong
+            go_on.set()
+            assert_problem(await keyless, 401, "unauthenticated")
+
+    asyncio.run(scenario())
+    assert "unanswered fault" not in caplog.text
+
+
 def test_a_body_just_under_the_limit_is_read(client: TestClient) -> None:
     tail = b"\r\n--x--\r\n"
     body = FILE_HEAD + b"x" * (2 * MB - len(FILE_HEAD) - len(tail)) + tail
     response = asyncio.run(_post(client.app, body))
     assert_problem(response, 422, "invalid-request")
+
+
+def test_a_full_disk_for_uploads_is_503_and_a_log_line(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A large file is kept on the disk while it is read."""
+    files = [("query_images", ("q.png", b"x" * (3 * MB // 2)))]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MB, hard))
+    try:
+        response = client.post("/v1/predictions", data={"model": "mean"}, files=files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_problem(response, 503, "files-not-kept")
+    assert int(response.headers["retry-after"]) >= 1
+    assert "File too large" in caplog.text
+    assert "File too large" not in response.text
+    again = client.post("/v1/predictions", data={"model": "mean"}, files=files)
+    assert_problem(again, 422, "no-support")
 
 
 def test_an_oversized_body_is_not_kept_in_memory(client: TestClient) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -168,3 +169,49 @@ def test_a_request_whose_head_is_slow_is_cut_off_and_a_slow_answer_is_not(
     assert min(silent[1], half[1]) >= 0.5
     assert pipelined[0].count(b"HTTP/1.1 204") == 2
     assert whole[0].startswith(b"HTTP/1.1 204")
+
+
+def test_an_answer_that_nobody_reads_is_let_go_and_one_that_is_read_slowly_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "UNSENT_S", 0.6)
+    size = 24 << 20  # more than the sockets hold
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        length = (b"content-length", str(size).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    async def slowly(port: int) -> int:
+        """The bytes of the body, read over twice `UNSENT_S` and more."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        read = 0
+        while part := await reader.read(1 << 20):
+            read += len(part)
+            await asyncio.sleep(1.5 * len(part) / size)
+        writer.close()
+        return read
+
+    async def ask() -> int:
+        config = uvicorn.Config(large, http=Connection, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        listener = _listen(Settings(port=0))
+        port = listener.getsockname()[1]
+        serving = asyncio.create_task(server.serve([listener]))
+        with ExitStack() as stack:
+            for _ in range(3):
+                unread = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                unread.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            read = await slowly(port)
+            give_up = time.monotonic() + 10
+            while server.server_state.connections and time.monotonic() < give_up:
+                await asyncio.sleep(0.05)
+            left = len(server.server_state.connections)
+        server.should_exit = True
+        await serving
+        assert left == 0, "what nobody reads is kept"
+        return read
+
+    assert asyncio.run(ask()) == size

@@ -85,6 +85,7 @@ def test_the_usual_name_of_the_database_is_read_everywhere(
         (["--cors-origins", "*", "--cors-credentials"], "unsafe"),
         (["--request-timeout-s", "60", "--max-request-timeout-s", "30"], "max_request_timeout_s"),
         (["--cors-origins", "shop.example"], "'shop.example' is no origin"),
+        (["--allowed-hosts", "http://shop.example"], "is no host's name"),
         (["--otlp-endpoint", "http://user:word@host"], "otlp_endpoint: "),
         (["--zoo", "/no/such/folder"], "not a folder"),
     ],
