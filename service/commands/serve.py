@@ -20,13 +20,15 @@ from fastapi import FastAPI
 from models_zoo.cards import CARD_NAME
 from service import logs, tracing
 from service.app import create_app
-from service.commands.errors import fail, user_errors
+from service.classifier import Classifier
+from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.supervisor import Supervisor
 from service.http import Connection
 from service.lifecycle import TAIL_S
 from service.memory import share_arenas
 from service.metrics import MULTIPROCESS
 from service.settings import Settings, from_arguments
+from service.store.store import Store
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 #: Asked in the example where the zoo has it, else the first model.
@@ -59,6 +61,8 @@ def run(arguments: Sequence[str]) -> None:
         listener = _listen(settings)
         application = Application(settings)
         app = application() if settings.workers == 1 else None
+        if app is None:
+            _check(settings)
     config = uvicorn.Config(
         app or application,
         factory=app is None,
@@ -136,6 +140,14 @@ def _require(settings: Settings) -> None:
             choose(settings.device, onnxruntime.get_available_providers())
     except RuntimeError as error:
         fail(str(error))
+
+
+def _check(settings: Settings) -> None:
+    """Raise once what the application would raise in every worker, which would be started again
+    and again. Neither starts a thread or opens a connection before its `start`."""
+    with quiet_log():  # the workers say the rest
+        Classifier(settings)
+        Store(settings)
 
 
 def _listen(settings: Settings) -> socket.socket:
