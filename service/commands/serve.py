@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import logging.config
 import os
 import shlex
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -86,6 +88,7 @@ def run(arguments: Sequence[str]) -> None:
         else:
             with _shared_metrics():
                 Supervisor(config, [listener]).run()
+    _leave()
 
 
 @contextmanager
@@ -97,6 +100,15 @@ def _shared_metrics() -> Iterator[None]:
             yield
         finally:
             del os.environ[MULTIPROCESS]
+
+
+def _leave() -> NoReturn:
+    """End this process now. The application has closed what it keeps; Python would go on to wait
+    for threads that nothing can stop, such as one that loads a model."""
+    logging.shutdown()
+    with suppress(OSError):  # nobody reads it any more
+        sys.stdout.flush()
+    os._exit(0)
 
 
 def welcome(host: str, port: int, models: list[str], samples: Path = SAMPLES) -> str:
