@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -187,6 +189,29 @@ def test_workers_share_the_port_and_add_up_their_metrics(zoo: Path, tmp_path: Pa
         assert value(text, "fewshot_http_requests_in_progress") == 0
         assert value(text, "fewshot_build_info") == 1
     assert not [pid for pid in first | second if Path(f"/proc/{pid}").exists()]
+
+
+def test_workers_that_were_replaced_or_ended_hold_nothing_any_more(
+    zoo: Path, tmp_path: Path
+) -> None:
+    with serving(zoo, tmp_path, "--workers", 2, "--pinned-models", "mean") as server:
+
+        def settled(loads: int, loaded: int) -> None:
+            """Wait until that many models were loaded in all, and that many are in memory."""
+            give_up, found = time.monotonic() + PATIENCE / 4, (0.0, 0.0)
+            while found != (loads, loaded):
+                assert time.monotonic() < give_up, found
+                time.sleep(0.1)
+                with suppress(httpx.TransportError):  # the one that is being ended was asked
+                    text = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
+                    counted = value(text, "fewshot_model_load_duration_seconds_count")
+                    found = counted, value(text, "fewshot_models_loaded")
+
+        settled(2, 2)
+        server.process.send_signal(signal.SIGHUP)
+        settled(4, 2)
+        server.process.send_signal(signal.SIGTTOU)
+        settled(4, 1)
 
 
 def served(log: Path) -> set[int]:
