@@ -273,6 +273,33 @@ def test_it_gives_up_in_the_end_and_does_not_wait_for_ever(server: Server) -> No
         nobody.models()
 
 
+def test_no_room_for_another_set_is_no_reason_to_read_again_and_retry(tmp_path: Path) -> None:
+    zoo = build_zoo(tmp_path / "zoo")
+    with (
+        serving(zoo, tmp_path, "--data-dir", tmp_path, "--max-sets", 1) as full,
+        Client(full.base, timeout=PATIENT) as client,
+    ):
+        client.create_set({"cat": CAT})
+        with pytest.raises(InvalidRequest, match="409 too-many-sets"):
+            client.create_set({"dog": DOG})
+
+
+def test_a_page_in_place_of_the_service_s_answer_is_said_to_be_one() -> None:
+    def page(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, html="<h1>Please log in</h1>", request=request)
+
+    async def use() -> None:
+        async with AsyncClient("http://x", transport=httpx.MockTransport(page)) as client:
+            with pytest.raises(ConnectionFailed, match="text/html"):
+                await client.limits()
+
+    with Client("http://x", transport=httpx.MockTransport(page)) as client:
+        for call in (client.models, lambda: client.get_set("s"), lambda: client.delete_set("s")):
+            with pytest.raises(ConnectionFailed, match=r"answered 200 \(text/html.*a proxy"):
+                call()
+    asyncio.run(use())
+
+
 def test_the_asynchronous_client_is_the_same(server: Server) -> None:
     async def use() -> list[str]:
         async with AsyncClient(server.base, timeout=PATIENT) as client:
