@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from fewshot_client.documents import (
     AddedExamples,
@@ -27,6 +27,7 @@ from fewshot_client.documents import (
     SupportSet,
     SupportSetPage,
 )
+from fewshot_client.errors import of_stranger
 from fewshot_client.sources import Image, Part, Support, labelled, parts
 
 T = TypeVar("T")
@@ -261,8 +262,15 @@ def _segment(text: str) -> str:
 
 
 def _document(kind: type[D]) -> Callable[[httpx.Response], D]:
-    return lambda response: kind.model_validate_json(response.content)
+    def parse(response: httpx.Response) -> D:
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise of_stranger(response) from error
+
+    return parse
 
 
-def _nothing(_: httpx.Response) -> None:
-    return None
+def _nothing(response: httpx.Response) -> None:
+    if response.status_code != httpx.codes.NO_CONTENT:
+        raise of_stranger(response)

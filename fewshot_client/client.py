@@ -21,6 +21,9 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CONNECT_S = 10.0
+#: The service's clock starts once it has read the request, and its 504 has to arrive: who hung up
+#: as soon as the time was over would never see it, and would have the work done again.
+_ANSWER_S = 5.0
 
 
 def _options(
@@ -33,7 +36,9 @@ def _options(
     return {
         "base_url": address,
         "headers": sent,
-        "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_S)),
+        "timeout": httpx.Timeout(
+            timeout, connect=min(timeout, _CONNECT_S), read=timeout + _ANSWER_S
+        ),
     }
 
 
@@ -72,9 +77,10 @@ def _shown_as(call: Callable[..., Call[Any]], method: F) -> F:
 class Client:
     """Talks to the service at `address`, such as http://127.0.0.1:8000; use it in a `with` block.
 
-    `timeout` seconds are given to each try, and `retry` says when to try again. Every method raises
-    `FewshotError`: `ApiError` with the problem document, or `ConnectionFailed`. `transport` is
-    httpx's, for proxies and tests. One client may be used from many threads.
+    The service is given `timeout` seconds for each try, and its answer 5 more to arrive; `retry`
+    says when to try again. Every method raises `FewshotError`: `ApiError` with the problem
+    document, or `ConnectionFailed`. `transport` is httpx's, for proxies and tests. One client may
+    be used from many threads.
     """
 
     def __init__(

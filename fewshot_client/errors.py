@@ -16,7 +16,8 @@ class FewshotError(Exception):
 
 
 class ConnectionFailed(FewshotError):
-    """No answer: the server cannot be reached, or did not answer in time."""
+    """No answer of the service: it cannot be reached, did not answer in time, or something else
+    answered in its place."""
 
 
 class ApiError(FewshotError):
@@ -37,7 +38,8 @@ class ApiError(FewshotError):
 
 
 class InvalidRequest(ApiError):
-    """400, 413, 415, 422: what was sent cannot be taken; sending it again will not help."""
+    """400, 413, 415, 422, and 409 where there are too many sets: what was sent cannot be taken;
+    sending it again will not help."""
 
 
 class NotAllowed(ApiError):
@@ -68,7 +70,9 @@ class ServerFault(ApiError):
     """Any other 5xx."""
 
 
-_KINDS: dict[int, type[ApiError]] = {
+#: Asked first, for what its status alone would tell wrongly.
+_KINDS: dict[str, type[ApiError]] = {"too-many-sets": InvalidRequest}
+_STATUSES: dict[int, type[ApiError]] = {
     400: InvalidRequest,
     401: NotAllowed,
     403: NotAllowed,
@@ -97,7 +101,17 @@ def of_response(response: httpx.Response) -> ApiError:
             detail=response.text[:200],
         )
     fault = ServerFault if response.status_code >= 500 else ApiError
-    return _KINDS.get(response.status_code, fault)(problem, retry_after(response))
+    of_status = _STATUSES.get(response.status_code, fault)
+    return _KINDS.get(problem.kind, of_status)(problem, retry_after(response))
+
+
+def of_stranger(response: httpx.Response) -> ConnectionFailed:
+    """The exception for an answer below 400 that is not what the service answers."""
+    kind = response.headers.get("content-type", "no content type")
+    return ConnectionFailed(
+        f"{response.url} answered {response.status_code} ({kind}), but not as the service does: "
+        "look for a proxy that answers in its place, or a service of another version"
+    )
 
 
 def retry_after(response: httpx.Response) -> float | None:

@@ -90,7 +90,7 @@ async def draining(lifecycle: Lifecycle, grace_s: float, drain_s: float) -> Asyn
     """Put off SIGTERM and SIGINT: a server closes its doors at once, which a load balancer sees
     too late.
 
-    The server learns of it once nothing runs and `drain_s` have passed, at the latest after
+    The server learns of them once nothing runs and `drain_s` have passed, at the latest after
     `grace_s`, when what still runs is given up; or when the same signal comes again. For a server
     that has set its handler before the application's lifespan begins, as Uvicorn does in every
     worker: one for both signals.
@@ -105,22 +105,25 @@ async def draining(lifecycle: Lifecycle, grace_s: float, drain_s: float) -> Asyn
     #: Ctrl+C reaches a worker twice: as SIGINT, and as its supervisor's SIGTERM.
     seen: set[int] = set()
 
-    async def finish(number: int) -> None:
+    async def finish() -> None:
         while lifecycle.stopping_s < grace_s and (
             lifecycle.running or lifecycle.stopping_s < drain_s
         ):
             await asyncio.sleep(_TICK_S)
         lifecycle.give_up()
-        before(number, None)
+        # SIGTERM comes last, and Uvicorn raises the last one first: a worker ends by it at once,
+        # where Ctrl+C alone would leave Python waiting for threads that nothing can stop.
+        for number in sorted(seen):
+            before(number, None)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if number in seen:
+        if number in seen or lifecycle.over:
             before(number, frame)
             return
         seen.add(number)
         if not lifecycle.stopping:
             lifecycle.stop()
-            loop.call_soon_threadsafe(lambda: finishing.append(loop.create_task(finish(number))))
+            loop.call_soon_threadsafe(lambda: finishing.append(loop.create_task(finish())))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import logging.config
 import os
 import shlex
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,13 +22,15 @@ from fastapi import FastAPI
 from models_zoo.cards import CARD_NAME
 from service import logs, tracing
 from service.app import create_app
-from service.commands.errors import fail, user_errors
+from service.classifier import Classifier
+from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.supervisor import Supervisor
 from service.http import Connection
 from service.lifecycle import TAIL_S
 from service.memory import share_arenas
 from service.metrics import MULTIPROCESS
 from service.settings import Settings, from_arguments
+from service.store.store import Store
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 #: Asked in the example where the zoo has it, else the first model.
@@ -59,6 +63,8 @@ def run(arguments: Sequence[str]) -> None:
         listener = _listen(settings)
         application = Application(settings)
         app = application() if settings.workers == 1 else None
+        if app is None:
+            _check(settings)
     config = uvicorn.Config(
         app or application,
         factory=app is None,
@@ -82,6 +88,7 @@ def run(arguments: Sequence[str]) -> None:
         else:
             with _shared_metrics():
                 Supervisor(config, [listener]).run()
+    _leave()
 
 
 @contextmanager
@@ -93,6 +100,15 @@ def _shared_metrics() -> Iterator[None]:
             yield
         finally:
             del os.environ[MULTIPROCESS]
+
+
+def _leave() -> NoReturn:
+    """End this process now. The application has closed what it keeps; Python would go on to wait
+    for threads that nothing can stop, such as one that loads a model."""
+    logging.shutdown()
+    with suppress(OSError):  # nobody reads it any more
+        sys.stdout.flush()
+    os._exit(0)
 
 
 def welcome(host: str, port: int, models: list[str], samples: Path = SAMPLES) -> str:
@@ -136,6 +152,14 @@ def _require(settings: Settings) -> None:
             choose(settings.device, onnxruntime.get_available_providers())
     except RuntimeError as error:
         fail(str(error))
+
+
+def _check(settings: Settings) -> None:
+    """Raise once what the application would raise in every worker, which would be started again
+    and again. Neither starts a thread or opens a connection before its `start`."""
+    with quiet_log():  # the workers say the rest
+        Classifier(settings)
+        Store(settings)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.supervisors import Multiprocess
@@ -11,13 +13,23 @@ from service.metrics import MULTIPROCESS
 
 
 class Supervisor(Multiprocess):
-    """Starts a dead or hung worker again, and takes what it held out of the gauges.
+    """Starts a dead or hung worker again, and takes what it held out of the gauges; likewise of
+    workers that SIGHUP replaces or SIGTTOU ends.
 
     SIGTERM and SIGINT are passed on, and waited for; a worker that cannot start ends them all.
     """
 
     def keep_subprocess_alive(self) -> None:
+        with self._gauges_kept_right():
+            super().keep_subprocess_alive()
+
+    def handle_signals(self) -> None:
+        with self._gauges_kept_right():
+            super().handle_signals()
+
+    @contextmanager
+    def _gauges_kept_right(self) -> Iterator[None]:
         before = {process.pid for process in self.processes}
-        super().keep_subprocess_alive()
+        yield
         for pid in before - {process.pid for process in self.processes}:
             mark_process_dead(pid, os.environ[MULTIPROCESS])  # type: ignore[no-untyped-call]

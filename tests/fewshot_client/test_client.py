@@ -26,6 +26,7 @@ from fewshot_client import (
     Outdated,
     Retry,
     SupportSet,
+    Unavailable,
 )
 from tests.service.asking import encoded, noise, zipped
 from tests.service.process import Server, serving
@@ -233,24 +234,70 @@ def test_a_deletion_is_sent_again_only_where_it_was_refused(
     with client:
         key = Client(server.base).create_set(name="x").support_set.id
         if loss == "503":
-            with pytest.raises(fewshot_client.Unavailable):
+            with pytest.raises(Unavailable):
                 client.delete_set(key)
         else:
             client.delete_set(key)
         assert line.sent == sent
 
 
+def test_work_whose_time_is_over_is_told_so_and_not_sent_again(server: Server) -> None:
+    slow = encoded(Image.new("RGB", (4000, 3000)), "WEBP", lossless=True)  # 12 megapixels each
+    work = ("mean", {"cat": CAT, "dog": DOG}, [slow] * 30)
+    line = Lossy()
+    with (
+        Client(server.base, timeout=0.5, transport=line) as client,
+        pytest.raises(Unavailable) as caught,
+    ):
+        client.classify(*work)
+    assert (caught.value.kind, line.sent) == ("deadline-exceeded", 1)
+
+    async def use() -> None:
+        async with AsyncClient(server.base, timeout=0.5, retry=Retry(0)) as client:
+            with pytest.raises(Unavailable, match="deadline-exceeded"):
+                await client.classify(*work)
+
+    asyncio.run(use())
+
+
 def test_it_gives_up_in_the_end_and_does_not_wait_for_ever(server: Server) -> None:
     client, line = over(server, *["503"] * 9, retries=2)
-    with client, pytest.raises(fewshot_client.Unavailable):
+    with client, pytest.raises(Unavailable):
         client.models()
     assert line.sent == 3
     client, line = over(server, "503", max_wait_s=-1.0)
-    with client, pytest.raises(fewshot_client.Unavailable):
+    with client, pytest.raises(Unavailable):
         client.models()
     assert line.sent == 1
     with pytest.raises(ConnectionFailed), Client("http://127.0.0.1:9", retry=Retry(0)) as nobody:
         nobody.models()
+
+
+def test_no_room_for_another_set_is_no_reason_to_read_again_and_retry(tmp_path: Path) -> None:
+    zoo = build_zoo(tmp_path / "zoo")
+    with (
+        serving(zoo, tmp_path, "--data-dir", tmp_path, "--max-sets", 1) as full,
+        Client(full.base, timeout=PATIENT) as client,
+    ):
+        client.create_set({"cat": CAT})
+        with pytest.raises(InvalidRequest, match="409 too-many-sets"):
+            client.create_set({"dog": DOG})
+
+
+def test_a_page_in_place_of_the_service_s_answer_is_said_to_be_one() -> None:
+    def page(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, html="<h1>Please log in</h1>", request=request)
+
+    async def use() -> None:
+        async with AsyncClient("http://x", transport=httpx.MockTransport(page)) as client:
+            with pytest.raises(ConnectionFailed, match="text/html"):
+                await client.limits()
+
+    with Client("http://x", transport=httpx.MockTransport(page)) as client:
+        for call in (client.models, lambda: client.get_set("s"), lambda: client.delete_set("s")):
+            with pytest.raises(ConnectionFailed, match=r"answered 200 \(text/html.*a proxy"):
+                call()
+    asyncio.run(use())
 
 
 def test_the_asynchronous_client_is_the_same(server: Server) -> None:

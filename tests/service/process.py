@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
@@ -68,3 +69,21 @@ def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
                 pass
         time.sleep(0.05)
     raise AssertionError(log.read_text())
+
+
+def worker_ids(parent: int, count: int, without: int = 0) -> set[int]:
+    """The ids of the server's worker processes, once there are `count` of them that listen."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    if not children.exists():
+        pytest.skip("the children of a process are read from /proc")
+    give_up = time.monotonic() + PATIENCE
+    while time.monotonic() < give_up:
+        found = set()
+        for pid in map(int, children.read_text().split()):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"spawn_main" in command and pid != without:
+                found.add(pid)
+        if len(found) == count:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{count} workers did not come up")

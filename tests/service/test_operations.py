@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.app import create_app
 from service.settings import Settings
 from tests.service.asking import ask, ask_set, assert_problem, encoded, make_set, noise, task
-from tests.service.process import PATIENCE, serving
+from tests.service.process import PATIENCE, serving, worker_ids
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -167,7 +168,7 @@ def test_workers_share_the_port_and_add_up_their_metrics(zoo: Path, tmp_path: Pa
     with serving(
         zoo, tmp_path, "--workers", 2, "--log-format", "json", "--log-level", "info"
     ) as server:
-        first = workers(server.process.pid, 2)
+        first = worker_ids(server.process.pid, 2)
 
         def counted() -> float:
             text = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
@@ -180,7 +181,7 @@ def test_workers_share_the_port_and_add_up_their_metrics(zoo: Path, tmp_path: Pa
             assert sent < 2000
         assert {counted() for _ in range(6)} == {sent}
         os.kill(min(first), signal.SIGKILL)
-        second = workers(server.process.pid, 2, without=min(first))
+        second = worker_ids(server.process.pid, 2, without=min(first))
         assert len(second - first) == 1
         assert httpx.get(server.base + "/v1/models", timeout=PATIENCE).status_code == 200
         assert counted() == sent + 1
@@ -190,25 +191,30 @@ def test_workers_share_the_port_and_add_up_their_metrics(zoo: Path, tmp_path: Pa
     assert not [pid for pid in first | second if Path(f"/proc/{pid}").exists()]
 
 
+def test_workers_that_were_replaced_or_ended_hold_nothing_any_more(
+    zoo: Path, tmp_path: Path
+) -> None:
+    with serving(zoo, tmp_path, "--workers", 2, "--pinned-models", "mean") as server:
+
+        def settled(loads: int, loaded: int) -> None:
+            """Wait until that many models were loaded in all, and that many are in memory."""
+            give_up, found = time.monotonic() + PATIENCE / 4, (0.0, 0.0)
+            while found != (loads, loaded):
+                assert time.monotonic() < give_up, found
+                time.sleep(0.1)
+                with suppress(httpx.TransportError):  # the one that is being ended was asked
+                    text = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
+                    counted = value(text, "fewshot_model_load_duration_seconds_count")
+                    found = counted, value(text, "fewshot_models_loaded")
+
+        settled(2, 2)
+        server.process.send_signal(signal.SIGHUP)
+        settled(4, 2)
+        server.process.send_signal(signal.SIGTTOU)
+        settled(4, 1)
+
+
 def served(log: Path) -> set[int]:
     """The processes that answered a request for the models."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return {line["pid"] for line in lines if line.get("route") == "/v1/models"}
-
-
-def workers(parent: int, count: int, without: int = 0) -> set[int]:
-    """The ids of the server's worker processes, once there are `count` of them that listen."""
-    children = Path(f"/proc/{parent}/task/{parent}/children")
-    if not children.exists():
-        pytest.skip("the children of a process are read from /proc")
-    give_up = time.monotonic() + PATIENCE
-    while time.monotonic() < give_up:
-        found = set()
-        for pid in map(int, children.read_text().split()):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"spawn_main" in command and pid != without:
-                found.add(pid)
-        if len(found) == count:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{count} workers did not come up")

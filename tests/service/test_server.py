@@ -85,6 +85,25 @@ def test_a_taken_port_is_one_clear_line(server: tuple[str, str], zoo: Path) -> N
     assert re.fullmatch(r"fewshot: cannot listen on 127\.0\.0\.1:\d+: .*in use\n", done.stderr)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--database-url", "mysql://x"), "the database must be sqlite:/// or postgresql://"),
+        (("--pinned-models", "no-such"), "pinned model 'no-such' is not in the zoo; known: .*"),
+    ],
+)
+def test_what_cannot_be_served_is_one_clear_line_from_any_number_of_workers(
+    zoo: Path, tmp_path: Path, workers: str, flags: tuple[str, str], line: str
+) -> None:
+    command = [sys.executable, str(ROOT / "fewshot.py"), "serve", "--zoo", str(zoo), "--port", "0"]
+    command += ["--device", "cpu", "--workers", workers, *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert re.fullmatch(f"fewshot: {line}\n", done.stderr)
+    assert done.stdout == ""
+
+
 def test_serving_imports_no_torch_and_no_training_code(zoo: Path) -> None:
     script = """
 import sys

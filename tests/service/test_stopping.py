@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -15,7 +19,8 @@ from service.lifecycle import TAIL_S
 from service.settings import Settings
 from service.store.database import _BUSY_S
 from tests.service.asking import assert_problem, encoded, noise
-from tests.service.process import PATIENCE, ROOT, Server, serving
+from tests.service.process import PATIENCE, ROOT, Server, serving, worker_ids
+from tests.service.zoo import build_endless
 
 
 class HalfSent:
@@ -117,6 +122,50 @@ def test_ctrl_c_leaves_running_requests_the_whole_grace_period(zoo: Path, tmp_pa
         request.finish()
         assert '"classes":["a","b"]' in request.answer()
         assert server.process.wait(PATIENCE) == 0
+
+
+@contextmanager
+def as_process_1() -> Iterator[None]:
+    """What is started in the block ignores a SIGTERM that it does not handle, as process 1 of a
+    container does."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)]
+)
+def test_work_that_nothing_can_stop_does_not_put_off_the_end(
+    tmp_path: Path, number: int, workers: int
+) -> None:
+    zoo = build_endless(tmp_path / "zoo")
+    flags = ("--workers", workers, "--shutdown-s", 1)
+    with as_process_1(), serving(zoo, tmp_path, *flags) as server:
+        image = {"name": "images", "shape": [1, 1, 16, 16], "datatype": "FP32", "data": [0] * 256}
+        asked = threading.Thread(
+            target=httpx.post,
+            args=(f"{server.base}/v2/models/endless.encode/infer",),
+            kwargs={"json": {"inputs": [image]}, "timeout": PATIENCE},
+        )
+        asked.start()
+        begun(server)
+        processes = [server.process.pid]
+        if workers > 1:  # Ctrl+C is for all processes of a terminal
+            processes += worker_ids(server.process.pid, workers)
+        start = time.monotonic()
+        for process in processes:
+            os.kill(process, number)
+        try:
+            assert server.process.wait(PATIENCE) == 0
+            assert time.monotonic() - start < 1 + TAIL_S + 10
+        finally:  # nothing else would end a worker that is left over
+            for process in processes[1:]:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        asked.join()
 
 
 def test_compose_waits_for_longer_than_the_service_takes() -> None:

@@ -235,6 +235,32 @@ def build_ordered(root: Path) -> Path:
     return root
 
 
+def build_endless(root: Path) -> Path:
+    """Write `endless` under `root`: as `mean`, but its encoder never comes to an end."""
+    pooled = POOL.format(channels=1).replace("features = Flatten", "first = Flatten")
+    body = """
+      => (bool goes_on, float[M,16] y) {
+      goes_on = Identity (goes)
+      y = Identity (x)
+    }"""
+    loop = f"""
+  turns = Constant <value_int = {2**63 - 1}> ()
+  yes = Constant <value = bool {{1}}> ()
+  features = Loop (turns, yes, first) <body = turn (int64 i, bool goes, float[M,16] x){body}>
+}}"""
+    _entry(
+        root,
+        "endless",
+        {
+            "encode.onnx": pooled.rstrip().removesuffix("}") + loop,
+            "adapt.onnx": ADAPT.format(extra="", extra_outputs=""),
+            "predict.onnx": PREDICT,
+        },
+        InputSpec(channels=1, height=16, width=16, fit="stretch", invert=True),
+    )
+    return root
+
+
 def _entry(
     root: Path,
     name: str,

@@ -45,14 +45,17 @@ export function form(fields) {
   return data;
 }
 
-/** A request; its JSON, or its blob where `as` says so. Raises `Problem` and `Gone`. */
-export async function call(method, path, { body, headers = {}, as = "json", signal } = {}) {
+/** A request; its JSON, or its blob where `as` says so. `repeatable`: doing it twice is the same as
+ * doing it once. Raises `Problem` and `Gone`. */
+export async function call(method, path, options = {}) {
+  const { headers = {}, as = "json", signal, repeatable = method === "GET" } = options;
+  let { body } = options;
   const sent = { ...headers };
   if (body && !(body instanceof FormData)) {
     sent["Content-Type"] = "application/json";
     body = JSON.stringify(body);
   }
-  return again(async () => {
+  return again(repeatable, async () => {
     let answer;
     try {
       answer = await fetch(address(path), { method, body, headers: withKey(sent), signal });
@@ -68,12 +71,13 @@ export async function call(method, path, { body, headers = {}, as = "json", sign
   });
 }
 
-/** A POST of a form that reports its progress: `progress(sentBytes, allBytes)`. */
-export function upload(path, body, headers, progress) {
-  return again(() => new Promise((resolve, reject) => {
+/** A POST of a form, under an idempotency key, that reports its progress: `progress(sentBytes,
+ * allBytes)`. */
+export function upload(path, body, key, progress) {
+  return again(true, () => new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", address(path));
-    for (const [name, value] of Object.entries(withKey(headers))) {
+    for (const [name, value] of Object.entries(withKey({ "Idempotency-Key": key }))) {
       request.setRequestHeader(name, value);
     }
     request.upload.onprogress = (event) => progress(event.loaded, event.total);
@@ -90,8 +94,10 @@ export function upload(path, body, headers, progress) {
   }));
 }
 
-/** Once more where the key was missing, and later where the service is busy and says when. */
-async function again(work) {
+/** Once more where the key was missing, and later where the service is busy and says when: with 429
+ * it has done nothing, with 503 it may have done it all the same. */
+async function again(repeatable, work) {
+  const passing = repeatable ? [429, 503] : [429];
   for (let left = TRIES; ; left -= 1) {
     try {
       return await work();
@@ -101,7 +107,7 @@ async function again(work) {
         if (!(await hooks.askForKey(hasKey()))) throw error;
         left += 1; // mistyped keys are no fault of the service
       } else if (left <= 1) throw error;
-      else if (error.retryAfter !== null && [429, 503].includes(error.status)) {
+      else if (error.retryAfter !== null && passing.includes(error.status)) {
         await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(error.retryAfter, 10)));
       } else throw error;
     }
@@ -145,9 +151,12 @@ const set = (id, rest = "") => `v1/support-sets/${encodeURIComponent(id)}${rest}
 
 export const getSet = (id) => call("GET", set(id));
 export const deleteSet = (id) => call("DELETE", set(id));
-/** With a `revision`, only if the set is still at it: otherwise `Problem` 412. */
+/** With a `revision`, only if the set is still at it: otherwise `Problem` 412, also where a first
+ * try was done and could not say so. */
 export const patchSet = (id, body, revision = null) => call("PATCH", set(id), {
-  body, headers: revision === null ? {} : { "If-Match": `"${revision}"` },
+  body,
+  headers: revision === null ? {} : { "If-Match": `"${revision}"` },
+  repeatable: body.labels === undefined, // there is nothing of the old name any more
 });
 export const deleteExample = (id, example) =>
   call("DELETE", set(id, `/examples/${encodeURIComponent(example)}`));
@@ -155,9 +164,9 @@ export const exampleImage = (id, example) =>
   call("GET", set(id, `/examples/${encodeURIComponent(example)}/image`), { as: "blob" });
 
 export const createSet = (fields, key, progress = () => {}) =>
-  upload("v1/support-sets", form(fields), { "Idempotency-Key": key }, progress);
+  upload("v1/support-sets", form(fields), key, progress);
 export const addExamples = (id, fields, key, progress) =>
-  upload(set(id, "/examples"), form(fields), { "Idempotency-Key": key }, progress);
+  upload(set(id, "/examples"), form(fields), key, progress);
 
 export async function examples(id) {
   const found = [];
@@ -175,6 +184,7 @@ export const predict = (id, model, image, maps, signal) =>
   call("POST", set(id, "/predictions"), {
     body: form([["model", model], ["attention", maps ? "maps" : "none"], ["query_images", image]]),
     signal,
+    repeatable: true,
   });
 
 export const classifier = (id, model) =>
@@ -185,4 +195,5 @@ export const evaluate = (id, models, seconds) =>
   call("POST", set(id, "/evaluations"), {
     body: form(models.map((model) => ["models", model])),
     headers: { "X-Request-Timeout": String(seconds) },
+    repeatable: true,
   });

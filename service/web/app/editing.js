@@ -13,13 +13,15 @@ export function serially(work) {
   return run;
 }
 
-/** Say what went wrong with an edit; nothing is lost on the server. */
+/** Say what went wrong with an edit; nothing is lost on the server. It may have been done all the
+ * same, by this try or by somebody else: then the page shows it. */
 export async function told(work) {
   try {
     return await work();
   } catch (error) {
     if (!(error instanceof api.Problem) && !(error instanceof api.Gone)) throw error;
     announce(error.message, "error");
+    if (error instanceof api.Problem) refresh().catch(() => {});
     return undefined;
   }
 }

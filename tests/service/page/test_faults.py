@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from service.settings import Settings
 from service.store.keys import Scope
@@ -124,6 +125,38 @@ def test_what_was_deleted_or_renamed_while_the_service_was_gone_stays_so(
             assert time.monotonic() < give_up, stored(page, service)
             page.wait_for_timeout(100)
         page.context.close()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_was_done_and_could_not_be_confirmed_is_not_done_again(
+    page: Any, service: Service, status: int
+) -> None:
+    """With 503 a database may have committed what it could not confirm; with 429 nothing was done,
+    and the edit is sent again."""
+    load_sample(page)
+    sent: list[str] = []
+
+    def unconfirmed(route: Any) -> None:
+        method, body = route.request.method, route.request.post_data or ""
+        if not (method == "DELETE" or (method == "PATCH" and "labels" in body)):
+            return route.continue_()
+        sent.append(method)
+        if sent.count(method) > 1:
+            return route.continue_()
+        if status == 503:
+            route.fetch()
+        problem = {"status": status, "title": "Not now"}
+        route.fulfill(status=status, headers={"Retry-After": "0"}, json=problem)
+
+    page.route("**/v1/support-sets/**", unconfirmed)
+    thumbs(page, "loop").first.hover()
+    card(page, "loop").get_by_role("button", name="Delete example 1 of loop").click()
+    wait_count(thumbs(page, "loop"), 2)
+    card(page, "hook").locator(".name").fill("haken")
+    card(page, "hook").locator(".name").press("Enter")
+    wait_count(thumbs(page, "haken"), 3)
+    assert sent == (["DELETE", "PATCH"] if status == 503 else ["DELETE"] * 2 + ["PATCH"] * 2)
+    assert stored(page, service) == {"cross": 3, "haken": 3, "loop": 2}
 
 
 def test_what_others_do_to_the_set_meanwhile_is_shown_and_kept(page: Any, service: Service) -> None:
