@@ -341,8 +341,8 @@ class Settings(BaseSettings):
         4,
         ge=1,
         le=64,
-        description="Threads, and connections, to the database of each worker process. Raise it "
-        "with a PostgreSQL that has cores to spare; SQLite writes one at a time anyway.",
+        description="Threads, and connections, to the database of each worker process; SQLite "
+        "has one more, for its writes. Raise it with a PostgreSQL that has cores to spare.",
     )
     auth: Literal["auto", "required", "off"] = Field(
         "auto",

@@ -131,7 +131,9 @@ class Allowance:
             if not claimed.mine:
                 wanted = max(1, min(_MOST_CLAIMED, quota // (100 * self._workers)))
                 claim = self._store.usage.claim
-                claimed.mine, claimed.left = await self._store.run(claim, key, day, wanted, quota)
+                claimed.mine, claimed.left = await self._store.run_write(
+                    claim, key, day, wanted, quota
+                )
             granted = claimed.mine > 0
             claimed.mine -= granted
         policies.append(f'"day";q={quota};w={_DAY_S}')

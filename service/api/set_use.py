@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from service.api.auth import Caller
 from service.classifier import Classifier
-from service.problems import SetChanged
+from service.problems import SetChanged, StoreUnavailable
 from service.store.store import Store
 from service.stored import StoredSupport
 
@@ -34,7 +35,10 @@ async def use_set(
     """
     until = time.perf_counter() + timeout
     for left in reversed(range(_TRIES)):
-        stored = await store.run(store.sets.stored, caller.id, set_id)
+        stored, due = await store.run(store.sets.stored, caller.id, set_id)
+        if due:
+            with suppress(StoreUnavailable):  # no reason to refuse an answer that needs no write
+                await store.run_write(store.sets.touch, caller.id, set_id)
         rest = max(0.0, until - time.perf_counter())
         async with classifier.admission.admit(images(stored), rest) as deadline:
             try:
