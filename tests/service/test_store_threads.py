@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,10 @@ from sqlalchemy import event
 from service.app import create_app
 from service.settings import Settings
 from service.store import database as database_module
+from service.store import threads as threads_module
 from service.store.database import Database
 from service.store.keys import Scope
-from tests.service.asking import SETS, add, ask_set, encoded, make_set, noise, task
+from tests.service.asking import SETS, add, ask_set, assert_problem, encoded, make_set, noise, task
 
 QUERIES = [encoded(noise(900))]
 
@@ -86,3 +87,66 @@ def test_every_write_of_a_request_is_in_the_writer_s_thread(zoo: Path, tmp_path:
         assert client.get("/readyz").status_code == 200
     # One for the quota, one for each request but the list, and two to find out if writing works.
     assert writing == ["store-write"] * 9
+
+
+@contextmanager
+def hung(client: TestClient) -> Iterator[None]:
+    """The database's only thread hangs, as on a database that does not answer."""
+    begun, over = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        over.wait(60)
+
+    call = client.portal.start_task_soon(client.app.state.store.run, hang)
+    assert begun.wait(60)
+    try:
+        yield
+    finally:
+        over.set()
+        call.result(60)
+
+
+@pytest.fixture(scope="module")
+def open_client(zoo: Path, database_url: str) -> Iterator[TestClient]:
+    """With one thread for the database, and no keys to look up."""
+    settings = Settings(
+        zoo=zoo, device="cpu", database_url=database_url, store_threads=1, auth="off"
+    )
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+def test_a_question_is_told_in_time_that_the_database_is_slow(open_client: TestClient) -> None:
+    set_id = make_set(open_client, task()).json()["support_set"]["id"]
+    files = [("query_images", ("q", QUERIES[0]))]
+    head, path = {"x-request-timeout": "0.3"}, f"{SETS}/{set_id}"
+    with ThreadPoolExecutor(2) as threads, hung(open_client):
+        asked = threads.submit(
+            open_client.post, f"{path}/predictions", data={"model": "mean"}, files=files,
+            headers=head,
+        )  # fmt: skip
+        taken = threads.submit(
+            open_client.get, f"{path}/classifier.onnx", params={"model": "mean"}, headers=head
+        )
+        for answer in (asked, taken):
+            assert_problem(answer.result(timeout=10), 504, "deadline-exceeded")
+        # And nothing of them is left waiting.
+        assert database(open_client).readers.waiting == 0
+    assert ask_set(open_client, set_id, QUERIES).status_code == 200
+
+
+def test_only_so_many_calls_wait_for_a_database_that_hangs(
+    open_client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads_module, "MOST_WAITING", 2)
+    with ThreadPoolExecutor(3) as threads:
+        with hung(open_client):
+            waiting = [threads.submit(open_client.get, SETS) for _ in range(2)]
+            until(lambda: database(open_client).readers.waiting == 2)
+            refused = threads.submit(open_client.get, SETS).result(timeout=10)
+            assert_problem(refused, 503, "store-unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert not any(one.done() for one in waiting)
+        assert [one.result().status_code for one in waiting] == [200, 200]
+    assert open_client.get(SETS).status_code == 200
