@@ -356,7 +356,8 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000_000,
         description="Most support sets of one API key, or of everybody where there are no keys. "
-        "Raise it where sets are made per customer; times `max_set_mb` it bounds the disk.",
+        "Raise it where sets are made per customer; times `max_set_mb` it bounds the "
+        "disk, beside 128 MiB for the answers to Idempotency-Keys.",
     )
     max_set_examples: int = Field(
         2000,
