@@ -136,6 +136,11 @@ def _make_room(connection: Connection, owner: str, size: int, now: float) -> Non
         over -= sum(row.bytes for row in gone)
 
 
+def forget(connection: Connection, owner: str) -> None:
+    """All answers of an owner."""
+    connection.execute(delete(replays).where(replays.c.owner == owner))
+
+
 def sweep(connection: Connection, now: float) -> None:
     """Forget what is old."""
     connection.execute(delete(replays).where(replays.c.created_at <= now - KEPT_S))

@@ -151,6 +151,19 @@ class SupportSets:
             connection.execute(delete(examples).where(examples.c.set_id == set_id))
             connection.execute(delete(support_sets).where(support_sets.c.id == set_id))
 
+    def delete_all(self, owner: str) -> int:
+        """Every set of an owner, and the answers kept for it. Returns how many sets."""
+        with self._database.read() as connection:
+            query = select(support_sets.c.id).where(support_sets.c.owner == owner)
+            mine = connection.execute(query).scalars().all()
+        for set_id in mine:  # one at a time: writers wait for no more than one
+            with self._database.write() as connection:
+                connection.execute(delete(examples).where(examples.c.set_id == set_id))
+                connection.execute(delete(support_sets).where(support_sets.c.id == set_id))
+        with self._database.write() as connection:
+            replays.forget(connection, owner)
+        return len(mine)
+
     # Examples
 
     def add(
