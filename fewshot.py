@@ -25,7 +25,9 @@ plot = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(plot, name="plot")
-keys = typer.Typer(help="API keys of the service: create, list, revoke.", no_args_is_help=True)
+keys = typer.Typer(
+    help="API keys of the service: create, list, rotate, revoke.", no_args_is_help=True
+)
 app.add_typer(keys, name="keys")
 
 
@@ -569,15 +571,44 @@ def keys_list(data_dir: DataDir = None, as_json: Json = False) -> None:
     list_keys(data_dir, as_json)
 
 
+KeyId = Annotated[str, typer.Argument(help="Id of a key; see `fewshot keys list`.")]
+
+
+@keys.command("rotate")
+def keys_rotate(key: KeyId, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Print a new text for a key, this once; the old one is refused from then on.
+
+    The key keeps its support sets, scopes and limits. For a key that others may have seen.
+
+    Example: fewshot keys rotate key_0123456789ab
+    """
+    from service.commands.keys import rotate_key
+
+    rotate_key(key, data_dir, as_json)
+
+
 @keys.command("revoke")
 def keys_revoke(
-    key: Annotated[str, typer.Argument(help="Id of a key; see `fewshot keys list`.")],
+    key: KeyId,
+    delete_sets: Annotated[
+        bool,
+        typer.Option(
+            "--delete-sets",
+            help="Delete its support sets too. An upload that was under way may leave one behind: "
+            "then do it again.",
+        ),
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Revoke a key for good. Its support sets stay, but nobody can reach them."""
+    """Revoke a key for good.
+
+    Its support sets stay, but nobody can reach them: to keep using them, `rotate` it instead.
+
+    Example: fewshot keys revoke key_0123456789ab --delete-sets
+    """
     from service.commands.keys import revoke_key
 
-    revoke_key(key, data_dir)
+    revoke_key(key, delete_sets, data_dir)
 
 
 if __name__ == "__main__":

@@ -350,8 +350,8 @@ class Settings(BaseSettings):
         4,
         ge=1,
         le=64,
-        description="Threads, and connections, to the database of each worker process. Raise it "
-        "with a PostgreSQL that has cores to spare; SQLite writes one at a time anyway.",
+        description="Threads, and connections, to the database of each worker process; SQLite "
+        "has one more, for its writes. Raise it with a PostgreSQL that has cores to spare.",
     )
     auth: Literal["auto", "required", "off"] = Field(
         "auto",
@@ -365,7 +365,8 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000_000,
         description="Most support sets of one API key, or of everybody where there are no keys. "
-        "Raise it where sets are made per customer; times `max_set_mb` it bounds the disk.",
+        "Raise it where sets are made per customer; times `max_set_mb` it bounds the "
+        "disk, beside 128 MiB for the answers to Idempotency-Keys.",
     )
     max_set_examples: int = Field(
         2000,

@@ -54,7 +54,8 @@ class Bucket:
 
 @dataclass
 class _Claimed:
-    """Requests of a key's quota that this process may still let through, and the rest's size."""
+    """Requests of a key's quota that this process may still let through, and what is left beside
+    them for all: where that is nothing, it stays so until the next day and is not asked again."""
 
     day: int = -1
     mine: int = 0
@@ -87,7 +88,7 @@ class Allowance:
         states: list[str] = []
 
         async def send_with_limits(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and policies:
                 headers = MutableHeaders(scope=message)
                 headers["RateLimit-Policy"] = ", ".join(policies)
                 headers["RateLimit"] = ", ".join(states)
@@ -127,11 +128,13 @@ class Allowance:
         claimed = self._claimed.setdefault(key, _Claimed())
         async with claimed.lock:
             if claimed.day != day:
-                claimed.day, claimed.mine = day, 0
-            if not claimed.mine:
+                claimed.day, claimed.mine, claimed.left = day, 0, quota
+            if not claimed.mine and claimed.left:
                 wanted = max(1, min(_MOST_CLAIMED, quota // (100 * self._workers)))
                 claim = self._store.usage.claim
-                claimed.mine, claimed.left = await self._store.run(claim, key, day, wanted, quota)
+                claimed.mine, claimed.left = await self._store.run_write(
+                    claim, key, day, wanted, quota
+                )
             granted = claimed.mine > 0
             claimed.mine -= granted
         policies.append(f'"day";q={quota};w={_DAY_S}')

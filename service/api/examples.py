@@ -81,7 +81,7 @@ async def add_examples(
                 raise NoSupport("send images with labels, or an archive")
             asked = await store.run(once, idempotency_key, request, [], sent)
             checked = await check_examples(classifier, sent)
-            return await store.run(
+            return await store.run_write(
                 store.sets.add, caller.id, set_id, checked, rendering(sent), if_match, asked
             )
 
@@ -129,7 +129,9 @@ async def delete_example(
     response: Response,
 ) -> None:
     """The answer's ETag is the set's new revision."""
-    record = await store.run(store.sets.delete_example, caller.id, set_id, example_id, if_match)
+    record = await store.run_write(
+        store.sets.delete_example, caller.id, set_id, example_id, if_match
+    )
     response.headers["ETag"] = etag(record)
 
 

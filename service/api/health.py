@@ -64,7 +64,7 @@ async def ready(request: Request, classifier: ClassifierDep, store: StoreDep) ->
         raise NotReady("the engine is not running")
     if not classifier.models.cards:
         raise NotReady("the zoo has no entries")
-    await store.run(store.database.check)
+    await store.check()
     return Ready(models=len(classifier.models.cards))
 
 

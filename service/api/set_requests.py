@@ -54,7 +54,8 @@ async def _idempotency_key(
         str | None,
         Header(
             description="Any text of your own, new for each thing to do. The same request under "
-            "the same key is done once, and answered alike for a day."
+            "the same key is done once, and answered alike for a day; where the answers to your "
+            "keys take more than 128 MiB, for ten minutes at least."
         ),
     ] = None,
 ) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from service.api.auth import Caller
 from service.classifier import Classifier
-from service.problems import SetChanged
+from service.problems import DeadlineExceeded, SetChanged, StoreUnavailable
 from service.store.store import Store
 from service.stored import StoredSupport
 
@@ -34,7 +36,11 @@ async def use_set(
     """
     until = time.perf_counter() + timeout
     for left in reversed(range(_TRIES)):
-        stored = await store.run(store.sets.stored, caller.id, set_id)
+        try:
+            async with asyncio.timeout(until - time.perf_counter()):
+                stored = await _read(store, caller, set_id)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {timeout:.1f} s") from None
         rest = max(0.0, until - time.perf_counter())
         stored = stored.owned_by(caller.id)
         async with classifier.admission.admit(images(stored), rest) as deadline:
@@ -44,3 +50,13 @@ async def use_set(
                 if not left:
                     raise
     raise AssertionError("unreachable")
+
+
+async def _read(store: Store, caller: Caller, set_id: str) -> StoredSupport:
+    """The set, and its use written down where that is due: no harm is done where the deadline
+    comes first, for a question is all that is then told to have failed."""
+    stored, due = await store.run(store.sets.stored, caller.id, set_id)
+    if due:
+        with suppress(StoreUnavailable):  # no reason to refuse an answer that needs no write
+            await store.run_write(store.sets.touch, caller.id, set_id)
+    return stored

@@ -89,7 +89,7 @@ async def create_support_set(
             sent = await read_examples(classifier, images, labels, archive)
             asked = await store.run(once, idempotency_key, request, [name, kept, ttl], sent)
             checked = await check_examples(classifier, sent)
-            return await store.run(
+            return await store.run_write(
                 store.sets.create,
                 caller.id,
                 name,
@@ -155,7 +155,7 @@ async def patch_support_set(
         changes["ttl"] = clean_ttl(changes["ttl"])
     labels = changes.pop("labels", {})
     labels = {old: clean_label(labels[old], i, longest) for i, old in enumerate(labels)}
-    record, classes = await store.run(
+    record, classes = await store.run_write(
         store.sets.patch, caller.id, set_id, changes, labels, if_match
     )
     response.headers["ETag"] = etag(record)
@@ -172,4 +172,4 @@ async def delete_support_set(
     set_id: str, caller: Writer, store: StoreDep, if_match: IfMatch
 ) -> None:
     """At once and for good."""
-    await store.run(store.sets.delete, caller.id, set_id, if_match)
+    await store.run_write(store.sets.delete, caller.id, set_id, if_match)

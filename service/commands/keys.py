@@ -1,9 +1,10 @@
-"""`fewshot keys create|list|revoke`: API keys, straight in the database that the service uses."""
+"""`fewshot keys create|list|rotate|revoke`: API keys, straight in the service's database."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from rich.table import Table
 from service.commands.errors import fail, quiet_log, user_errors
 from service.settings import Settings
 from service.store.database import Database
-from service.store.keys import BELIEVED_S, Keys, Scope
+from service.store.keys import BELIEVED_S, Key, Keys, Scope
 
 
 def create_key(
@@ -28,22 +29,15 @@ def create_key(
     as_json: bool,
 ) -> None:
     """Print a new key, this once."""
-    with _keys(data_dir) as keys:
-        key, text = keys.create(name, _scopes(scopes), rate_per_minute, daily_quota)
-    if as_json:
-        sys.stdout.write(json.dumps(asdict(key) | {"key": text}, indent=2) + "\n")
-        return
-    sys.stdout.write(f"{text}\n")
-    sys.stderr.write(
-        f"{key.id} ({key.name}) may {', '.join(key.scopes)}. The key above is shown only now; "
-        "send it as: Authorization: Bearer KEY\n"
-    )
+    with _database(data_dir) as database:
+        key, text = Keys(database).create(name, _scopes(scopes), rate_per_minute, daily_quota)
+    _show(key, text, as_json)
 
 
 def list_keys(data_dir: Path | None, as_json: bool) -> None:
     """Every key, without its secret."""
-    with _keys(data_dir) as keys:
-        found = keys.list()
+    with _database(data_dir) as database:
+        found = Keys(database).list()
     if as_json:
         sys.stdout.write(json.dumps([asdict(key) for key in found], indent=2) + "\n")
         return
@@ -63,20 +57,51 @@ def list_keys(data_dir: Path | None, as_json: bool) -> None:
     Console().print(table)
 
 
-def revoke_key(key_id: str, data_dir: Path | None) -> None:
-    """Running services refuse it within a second."""
-    with _keys(data_dir) as keys:
-        keys.revoke(key_id)
-    sys.stdout.write(f"{key_id} is revoked; running services refuse it within {BELIEVED_S:g} s\n")
+def rotate_key(key_id: str, data_dir: Path | None, as_json: bool) -> None:
+    """Print the key's new text, this once. Running services refuse the old one within a second."""
+    with _database(data_dir) as database:
+        key, text = Keys(database).rotate(key_id)
+    _show(key, text, as_json)
+    sys.stderr.write(f"Running services refuse the old one within {BELIEVED_S:g} s\n")
+
+
+def revoke_key(key_id: str, delete_sets: bool, data_dir: Path | None) -> None:
+    """Running services refuse it within a second; only then are its sets deleted, if asked for."""
+    with _database(data_dir) as database:
+        Keys(database).revoke(key_id)
+        sys.stdout.write(
+            f"{key_id} is revoked; running services refuse it within {BELIEVED_S:g} s\n"
+        )
+        if delete_sets:
+            time.sleep(BELIEVED_S)
+            sys.stdout.write(f"{_delete_sets(database, key_id)} of its support sets are deleted\n")
+
+
+def _delete_sets(database: Database, key_id: str) -> int:
+    from service.store.records import Limits  # with images and arrays, which no other command needs
+    from service.store.sets import SupportSets
+
+    return SupportSets(database, Limits(0, 0, 0)).delete_all(key_id)
+
+
+def _show(key: Key, text: str, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(key) | {"key": text}, indent=2) + "\n")
+        return
+    sys.stdout.write(f"{text}\n")
+    sys.stderr.write(
+        f"{key.id} ({key.name}) may {', '.join(key.scopes)}. The key above is shown only now; "
+        "send it as: Authorization: Bearer KEY\n"
+    )
 
 
 @contextmanager
-def _keys(data_dir: Path | None) -> Iterator[Keys]:
+def _database(data_dir: Path | None) -> Iterator[Database]:
     with user_errors(), quiet_log():
         settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
         database = Database(settings.database, threads=1)
         try:
-            yield Keys(database)
+            yield database
         finally:
             database.close()
 

@@ -1,17 +1,16 @@
 """The database: connections, transactions, and faults told as one problem.
 
 Synchronous SQLAlchemy in a bounded pool of threads of its own. SQLite runs in WAL mode with
-`synchronous=FULL`: what was acknowledged has been flushed to the disk.
+`synchronous=FULL`: what was acknowledged has been flushed to the disk. There a reader waits for no
+writer, so writes have a thread apart, where they wait for one another.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,13 +23,13 @@ from sqlalchemy.engine import URL, make_url
 from service.problems import StoreUnavailable
 from service.store import schema
 from service.store.tables import probes
+from service.store.threads import Threads, unavailable
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_RETRY_AFTER_S = 5
 #: How long a writer of another process is waited for; then 503.
 _BUSY_S = 10
 _CONNECT_S = 3
@@ -55,8 +54,9 @@ class Database:
             if self.is_sqlite
             else self.engine.execution_options(isolation_level="REPEATABLE READ")
         )
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="store")
-        # SQLite takes one writer at a time: threads queue here rather than poll for its lock.
+        self.readers = Threads(threads, "store")
+        self.writers = Threads(1, "store-write") if self.is_sqlite else self.readers
+        # SQLite takes one writer at a time: other threads queue here rather than poll for its lock.
         self._turn = threading.Lock() if self.is_sqlite else nullcontext()
         self._opening = threading.Lock()
         self._opened = False
@@ -72,13 +72,17 @@ class Database:
                 self._opened = True
 
     def close(self) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self.readers.close()
+        self.writers.close()
         self.engine.dispose()
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `function` in the database's threads."""
-        call = partial(function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        """Run `function`, which reads, in the database's threads. Raises `StoreUnavailable`."""
+        return await self.readers.run(partial(function, *args, **kwargs))
+
+    async def run_write(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `function`, which writes, where it holds up no reader. Raises `StoreUnavailable`."""
+        return await self.writers.run(partial(function, *args, **kwargs))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -130,10 +134,7 @@ def _told() -> Iterator[None]:
 def _unavailable(error: BaseException) -> StoreUnavailable:
     reason = getattr(error, "orig", None) or error
     log.warning("the database failed: %s", " ".join(str(reason).split()))
-    return StoreUnavailable(
-        f"the database does not answer or takes no writes; try again in {_RETRY_AFTER_S} s",
-        headers={"Retry-After": str(_RETRY_AFTER_S)},
-    )
+    return unavailable("the database does not answer or takes no writes")
 
 
 def _engine(where: str | Path, threads: int) -> Engine:
@@ -170,7 +171,7 @@ def _postgresql(url: URL, threads: int) -> Engine:
 def _sqlite(url: URL, threads: int) -> Engine:
     engine = create_engine(
         url,
-        pool_size=threads,
+        pool_size=threads + 1,  # the writer's
         max_overflow=0,
         pool_timeout=_BUSY_S,
         hide_parameters=True,

@@ -1,4 +1,5 @@
-"""API keys: made, listed, revoked and checked. A key is shown once; only its hash is kept.
+"""API keys: made, listed, given a new text, revoked and checked. A key is shown once; only its hash
+is kept.
 
 A key reads `fewshot_<id>_<secret>`. The secret is 32 random bytes, so one SHA-256 is enough: there
 is nothing to guess, and a slow hash would only slow every request.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from service.problems import InvalidRequest, UnknownKey
 from service.store.database import Database
@@ -87,8 +88,16 @@ class Keys:
             raise InvalidRequest(f"a key needs a scope: {', '.join(Scope)}")
         if min(rate_per_minute or 1, daily_quota or 1) < 1 or 0 in (rate_per_minute, daily_quota):
             raise InvalidRequest("limits are whole numbers from 1 on")
-        key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-        key = Key(f"key_{key_id}", name, wanted, rate_per_minute, daily_quota, self._clock(), None)
+        secret = secrets.token_urlsafe(32)
+        key = Key(
+            f"key_{secrets.token_hex(6)}",
+            name,
+            wanted,
+            rate_per_minute,
+            daily_quota,
+            self._clock(),
+            None,
+        )
         with self._database.write() as connection:
             connection.execute(
                 insert(api_keys).values(
@@ -101,7 +110,7 @@ class Keys:
                     created_at=key.created_at,
                 )
             )
-        return key, f"fewshot_{key_id}_{secret}"
+        return key, _text(key.id, secret)
 
     def list(self) -> list[Key]:
         """Every key, the revoked ones too, oldest first."""
@@ -109,12 +118,23 @@ class Keys:
             rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at))
             return [_key(row) for row in rows]
 
+    def rotate(self, key_id: str) -> tuple[Key, str]:
+        """The key under a new text, with its sets, scopes and limits; the text before is no longer
+        taken. Raises `UnknownKey`, or `InvalidRequest` where it was revoked."""
+        secret = secrets.token_urlsafe(32)
+        with self._database.write() as connection:
+            key = _known(connection, key_id)
+            if key.revoked_at is not None:
+                raise InvalidRequest(f"{key_id} was revoked, which is for good; make a new key")
+            connection.execute(
+                update(api_keys).where(api_keys.c.id == key_id).values(secret_sha256=_hash(secret))
+            )
+        return key, _text(key_id, secret)
+
     def revoke(self, key_id: str) -> None:
         """Once and for all; revoking again changes nothing. Raises `UnknownKey`."""
         with self._database.write() as connection:
-            known = select(api_keys.c.id).where(api_keys.c.id == key_id)
-            if "\0" in key_id or connection.execute(known).first() is None:
-                raise UnknownKey(f"no key {key_id[:64]!r}; `fewshot keys list` shows them")
+            _known(connection, key_id)
             connection.execute(
                 update(api_keys)
                 .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
@@ -162,6 +182,19 @@ class Keys:
             self._believed.clear()
         self._believed[_hash(token)] = (key, time.monotonic() + BELIEVED_S)
         return key
+
+
+def _known(connection: Connection, key_id: str) -> Key:
+    """Raises `UnknownKey`. The row is locked until the transaction ends."""
+    query = select(api_keys).where(api_keys.c.id == key_id).with_for_update()
+    row = None if "\0" in key_id else connection.execute(query).first()
+    if row is None:
+        raise UnknownKey(f"no key {key_id[:64]!r}; `fewshot keys list` shows them")
+    return _key(row)
+
+
+def _text(key_id: str, secret: str) -> str:
+    return f"fewshot_{key_id.removeprefix('key_')}_{secret}"
 
 
 def _hash(secret: str) -> str:

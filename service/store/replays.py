@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from service.problems import IdempotencyMismatch
+from service.problems import IdempotencyMismatch, RateExceeded
 from service.store.database import Database
 from service.store.tables import replays
 
@@ -19,6 +20,15 @@ T = TypeVar("T")
 
 #: How long an answer is kept.
 KEPT_S = 24 * 3600.0
+#: What the answers of one owner may take. The oldest go first, before their day is over: a client
+#: that loads images all day goes on, and does not repeat what it asked in the morning.
+MOST_BYTES = 128 << 20
+#: But none goes as long as its request may be sent again: then the new request is refused.
+RETRIED_S = 600.0
+#: A row's key, headers and places in the indexes.
+_ROW_BYTES = 1 << 10
+#: Old answers that go at a time, so that room is seldom made.
+_PART = 100
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,8 @@ def answer_once(
 ) -> Answer:
     """Do `work` and keep its answer in one transaction; or repeat the answer of a former request.
 
-    Raises `IdempotencyMismatch` where the key came with another request, and what `work` raises.
+    Raises `IdempotencyMismatch` where the key came with another request, `RateExceeded` where no
+    more answers can be kept, and what `work` raises.
     """
     try:
         return _attempt(database, owner, once, work, render, clock)
@@ -73,6 +84,8 @@ def _attempt(
             return kept
         answer = render(work(connection))
         if once is not None:
+            size = len(answer.body) + _ROW_BYTES
+            _make_room(connection, owner, size, now)
             connection.execute(
                 insert(replays).values(
                     owner=owner,
@@ -82,6 +95,7 @@ def _attempt(
                     headers=json.dumps(answer.headers),
                     body=answer.body,
                     created_at=now,
+                    bytes=size,
                 )
             )
         return answer
@@ -99,6 +113,32 @@ def _kept(connection: Connection, owner: str, once: Once, now: float) -> Answer 
         )
     headers = json.loads(row.headers) | {"Idempotency-Replayed": "true"}
     return Answer(row.status, row.body, headers)
+
+
+def _make_room(connection: Connection, owner: str, size: int, now: float) -> None:
+    """Forget the owner's oldest answers until `size` more bytes fit. Raises `RateExceeded`."""
+    mine, old = replays.c.owner == owner, now - RETRIED_S
+    taken = connection.execute(select(func.sum(replays.c.bytes)).where(mine)).scalar_one()
+    over = (taken or 0) + size - MOST_BYTES
+    columns = replays.c.key, replays.c.created_at, replays.c.bytes
+    query = select(*columns).where(mine).order_by(replays.c.created_at).limit(_PART)
+    while over > 0 and (oldest := connection.execute(query).all()):
+        if oldest[0].created_at > old:
+            seconds = max(1, math.ceil(oldest[0].created_at - old))
+            raise RateExceeded(
+                f"the answers kept for Idempotency-Keys take {MOST_BYTES >> 20} MiB; try again in "
+                f"{seconds} s, or without such a key",
+                headers={"Retry-After": str(seconds)},
+            )
+        gone = [row for row in oldest if row.created_at <= old]
+        keys = [row.key for row in gone]
+        connection.execute(delete(replays).where(mine, replays.c.key.in_(keys)))
+        over -= sum(row.bytes for row in gone)
+
+
+def forget(connection: Connection, owner: str) -> None:
+    """All answers of an owner."""
+    connection.execute(delete(replays).where(replays.c.owner == owner))
 
 
 def sweep(connection: Connection, now: float) -> None:

@@ -11,13 +11,12 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
 
 from service.images import Upload
-from service.problems import FileRef, SetChanged, StoreUnavailable, TooManySets
+from service.problems import FileRef, SetChanged, TooManySets
 from service.store import replays
 from service.store.adding import add_images
 from service.store.database import Database
@@ -152,6 +151,19 @@ class SupportSets:
             connection.execute(delete(examples).where(examples.c.set_id == set_id))
             connection.execute(delete(support_sets).where(support_sets.c.id == set_id))
 
+    def delete_all(self, owner: str) -> int:
+        """Every set of an owner, and the answers kept for it. Returns how many sets."""
+        with self._database.read() as connection:
+            query = select(support_sets.c.id).where(support_sets.c.owner == owner)
+            mine = connection.execute(query).scalars().all()
+        for set_id in mine:  # one at a time: writers wait for no more than one
+            with self._database.write() as connection:
+                connection.execute(delete(examples).where(examples.c.set_id == set_id))
+                connection.execute(delete(support_sets).where(support_sets.c.id == set_id))
+        with self._database.write() as connection:
+            replays.forget(connection, owner)
+        return len(mine)
+
     # Examples
 
     def add(
@@ -204,13 +216,12 @@ class SupportSets:
             row = find_example(connection, set_id, example_id, *FACTS, examples.c.data)
             return example_record(row), row.data
 
-    def stored(self, owner: str, set_id: str) -> StoredSupport:
-        """The set as the classifier sees it; counts as a use. Raises as `get`."""
+    def stored(self, owner: str, set_id: str) -> tuple[StoredSupport, bool]:
+        """The set as the classifier sees it, and whether this use of it is due to be written down
+        by `touch`. Raises as `get`."""
         with self._database.read() as connection:
             row = self._row(connection, owner, set_id)
             listing = self._listings.read(connection, set_id, row.revision)
-        with suppress(StoreUnavailable):  # no reason to refuse an answer that needs no write
-            self._touch(row)
 
         def load(positions: Sequence[int]) -> list[Upload]:
             ids = [listing.ids[position] for position in positions]
@@ -222,7 +233,21 @@ class SupportSets:
                 for position, one in zip(positions, ids, strict=True)
             ]
 
-        return StoredSupport(f"{set_id}@{row.revision}", listing.labels, listing.digests, load)
+        key = f"{set_id}@{row.revision}"
+        # Once in a while: asking must not cost a write each time.
+        due = row.expires_at is not None and self.clock() + row.ttl > row.expires_at
+        return StoredSupport(key, listing.labels, listing.digests, load), due
+
+    def touch(self, owner: str, set_id: str) -> None:
+        """Put the expiry off, if it has not come meanwhile."""
+        with self._database.write() as connection:
+            this = (support_sets.c.id == set_id, support_sets.c.owner == owner)
+            columns = support_sets.c.ttl, support_sets.c.expires_at
+            found = connection.execute(select(*columns).where(*this).with_for_update()).first()
+            now = self.clock()  # after waiting for the lock: the set may have gone meanwhile
+            if found is not None and found.expires_at is not None and found.expires_at > now:
+                values = {"expires_at": expiry(now, found.ttl)}
+                connection.execute(update(support_sets).where(*this).values(values))
 
     def sweep(self) -> int:
         """Delete what has expired: examples at once, sets after a week. Returns how many sets lost
@@ -271,20 +296,6 @@ class SupportSets:
         if connection.execute(count).scalar_one() >= most:
             detail = f"at most {most} support sets are kept; delete some first"
             raise TooManySets(detail, limit=most)
-
-    def _touch(self, row: Row[Any]) -> None:
-        """Put the expiry off, if the last time was long enough ago and it has not come."""
-        if row.expires_at is None or self.clock() + row.ttl <= row.expires_at:
-            return
-        with self._database.write() as connection:
-            this = (support_sets.c.id == row.id, support_sets.c.ttl == row.ttl)
-            found = connection.execute(
-                select(support_sets.c.expires_at).where(*this).with_for_update()
-            ).first()
-            now = self.clock()  # after waiting for the lock: the set may have gone meanwhile
-            if found is not None and found.expires_at > now:
-                values = {"expires_at": expiry(now, row.ttl)}
-                connection.execute(update(support_sets).where(*this).values(values))
 
     def _added(
         self, connection: Connection, owner: str, set_id: str, results: list[Result]

@@ -18,12 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class Store:
-    """`start` before use, `close` after. `sets`, `keys` and `usage` block: call by `run`."""
+    """`start` before use, `close` after. `sets`, `keys` and `usage` block: call by `run`, or by
+    `run_write` what writes."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises `StoreUnavailable` for a database that cannot be used at all."""
         self.database = Database(settings.database, settings.store_threads)
-        self.run = self.database.run
+        self.run, self.run_write = self.database.run, self.database.run_write
         limits = Limits(settings.max_sets, settings.max_set_examples, settings.max_set_bytes)
         self.sets = SupportSets(self.database, limits)
         self.keys = Keys(self.database)
@@ -38,6 +39,11 @@ class Store:
             await self.run(self.database.open)
         self._sweeping = asyncio.create_task(self._sweep())
 
+    async def check(self) -> None:
+        """Raises `StoreUnavailable` unless the database answers and takes writes."""
+        run = self.run_write if self.database.faulted else self.run
+        await run(self.database.check)
+
     async def close(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -47,6 +53,7 @@ class Store:
         while True:
             await asyncio.sleep(self._sweep_s)
             try:
+                # As a reader: writers of requests are let through between its many writes.
                 await self.run(self.sets.sweep)
             except StoreUnavailable:
                 pass  # it has been logged

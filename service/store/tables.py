@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -98,7 +99,10 @@ replays = Table(
     Column("headers", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("bytes", Integer, nullable=False, server_default=text("0")),
     Index(None, "created_at"),
+    # An owner's bytes are summed from this index alone.
+    Index(None, "owner", "created_at", "bytes"),
 )
 
 #: Requests of keys that have a daily quota; `day` counts from 1970, in UTC.

@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 
 from service.store.database import Database
 from service.store.tables import key_usage
+from service.store.threads import unavailable
 
 _TRIES = 5
 
@@ -21,7 +22,7 @@ class Usage:
         """Take up to `wanted` requests out of what is left of `quota`: (taken, left after that).
 
         Never more than `quota` are given out in a day, to whatever processes. Blocks; raises
-        `StoreUnavailable`.
+        `StoreUnavailable`, also where other processes were first each time.
         """
         row = (key_usage.c.key_id == key_id, key_usage.c.day == day)
         for _ in range(_TRIES):
@@ -30,6 +31,8 @@ class Usage:
                     query = select(key_usage.c.used).where(*row).with_for_update()
                     used = connection.execute(query).scalar()
                     taken = max(0, min(wanted, quota - (used or 0)))
+                    if not taken:
+                        return 0, 0
                     if used is None:
                         connection.execute(delete(key_usage).where(key_usage.c.day < day - 1))
                         connection.execute(
@@ -43,7 +46,7 @@ class Usage:
                         .values(used=used + taken)
                     )
                     if changed.rowcount == 1:
-                        return taken, max(0, quota - used - taken)
+                        return taken, quota - used - taken
             except IntegrityError:  # another process has made the row
                 continue
-        return 0, 0
+        raise unavailable("other processes were counting this key's requests")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import delete, event, insert, literal, select
 
 from service.api.allowance import Bucket
 from service.app import create_app
@@ -16,8 +18,10 @@ from service.settings import Settings
 from service.store.database import Database
 from service.store.keys import Scope
 from service.store.store import Store
+from service.store.tables import api_keys, key_usage
 from service.store.usage import Usage
 from tests.service.asking import assert_problem
+from tests.service.postgres import Postgres
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,69 @@ def test_a_quota_is_a_day_s_and_refusals_by_rate_do_not_use_it(client: TestClien
     assert 0 < int(codes[-1].headers["retry-after"]) <= 86_400
     assert codes[1].headers["ratelimit"].startswith('"day";r=1;t=')
     assert codes[1].headers["ratelimit-policy"] == '"day";q=3;w=86400'
+
+
+def test_refusals_by_quota_cost_the_database_nothing(client: TestClient) -> None:
+    mine, statements = key(client, daily_quota=2), []
+    for status in (200, 200, 429):
+        assert client.get("/v1/models", headers=mine).status_code == status
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        if "key_usage" in statement or statement == "BEGIN IMMEDIATE":
+            statements.append(statement)
+
+    engine = client.app.state.store.database.engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        answers = [client.get("/v1/models", headers=mine) for _ in range(5)]
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert [answer.status_code for answer in answers] == [429] * 5
+    assert statements == []
+
+
+def test_a_claim_of_what_is_used_up_writes_nothing(database_url: str) -> None:
+    """As of another process, which does not know it yet."""
+    database, writes = Database(database_url, 1), []
+    usage = Usage(database)
+    assert usage.claim("key_spent", 20_000, 5, 5) == (5, 0)
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith(("INSERT", "UPDATE", "DELETE")):
+            writes.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    assert usage.claim("key_spent", 20_000, 5, 5) == (0, 0)
+    assert writes == []
+    database.close()
+
+
+def test_a_count_that_others_always_change_first_is_busy_and_not_used_up(
+    zoo: Path, postgres: Postgres
+) -> None:
+    """Another process makes the row before each attempt to make it. (SQLite lets in one writer at
+    a time, so there it cannot happen.)"""
+    url = postgres.new_database()
+    settings = Settings(zoo=zoo, device="cpu", threads=1, database_url=url)
+    with TestClient(create_app(settings)) as client, closing(Database(url, 1)) as other:
+        mine = key(client, daily_quota=9)
+
+        def meddle(_: object, __: object, statement: str, *___: object) -> None:
+            if statement.startswith("INSERT INTO key_usage"):
+                with other.write() as connection:
+                    row = select(api_keys.c.id, literal(int(time.time() // 86_400)), literal(0))
+                    connection.execute(insert(key_usage).from_select(key_usage.c.keys(), row))
+            elif "FROM key_usage" in statement and statement.startswith("SELECT"):
+                with other.write() as connection:
+                    connection.execute(delete(key_usage))
+
+        engine = client.app.state.store.database.engine
+        event.listen(engine, "before_cursor_execute", meddle)
+        answer = client.get("/v1/models", headers=mine)
+        event.remove(engine, "before_cursor_execute", meddle)
+        assert_problem(answer, 503, "store-unavailable")
+        assert int(answer.headers["retry-after"]) < 60
+        assert client.get("/v1/models", headers=mine).status_code == 200
 
 
 def test_an_unlimited_key_gets_no_such_headers(client: TestClient) -> None:

@@ -304,6 +304,83 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(zoo: Path, tmp_pat
     assert plain.stdout.count("\n") == 1
 
 
+def test_a_key_with_a_new_text_keeps_its_sets_and_the_old_text_is_refused(
+    zoo: Path, tmp_path: Path
+) -> None:
+    made = json.loads(_fewshot(tmp_path, "create", "shop", "--daily-quota", "50", "--json").stdout)
+    settings = Settings(zoo=zoo, device="cpu", data_dir=tmp_path)
+    with TestClient(create_app(settings)) as client:
+        old = bearer(made["key"])
+        set_id = make_set(client, some(), old).json()["support_set"]["id"]
+        rotated = _fewshot(tmp_path, "rotate", made["id"])
+        assert rotated.returncode == 0, rotated.stderr
+        new = bearer(rotated.stdout.strip())
+        assert_problem(client.get(SETS, headers=old), 401, "unauthenticated")
+        assert ask_set(client, set_id, QUERIES, new).status_code == 200
+        assert add(client, set_id, some(seed=50), new).status_code == 201
+        newest = json.loads(_fewshot(tmp_path, "rotate", made["id"], "--json").stdout)
+        assert newest.items() >= {k: v for k, v in made.items() if k != "key"}.items()
+        assert_problem(client.get(SETS, headers=new), 401, "unauthenticated")
+        assert client.get(SETS, headers=bearer(newest["key"])).status_code == 200
+    assert _fewshot(tmp_path, "revoke", made["id"]).returncode == 0
+    for name, words in ((made["id"], "was revoked"), ("key_nobody", "no key")):
+        done = _fewshot(tmp_path, "rotate", name)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert words in done.stderr
+
+
+def test_an_old_text_is_believed_only_for_a_moment(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a running service, whose key another process gives a new text."""
+    monkeypatch.setattr(keys_module, "BELIEVED_S", 30.0)
+    now = time.monotonic()
+    monkeypatch.setattr(keys_module.time, "monotonic", lambda: now)
+    key, old = keys.create("leaked", [Scope.read])
+    assert keys.find(old) == key
+    same, new = keys.rotate(key.id)
+    assert (same, keys.find(new)) == (key, key)
+    now += 31
+    assert not keys.known(old)[0]
+    assert keys.find(old) is None
+
+
+def test_revoking_a_key_with_its_sets_leaves_nothing_of_it(zoo: Path, database_url: str) -> None:
+    settings = Settings(zoo=zoo, device="cpu", threads=1, database_url=database_url)
+    with TestClient(create_app(settings)) as client:
+        keys = client.app.state.store.keys
+        gone, kept = (keys.create(name, [Scope.write]) for name in ("gone", "kept"))
+        once = {"idempotency-key": "k"}
+        for _, token in (gone, kept):
+            for headers in (bearer(token), bearer(token) | once):
+                assert make_set(client, some(), headers).status_code == 201
+        command = [sys.executable, str(ROOT / "fewshot.py"), "keys", "revoke", gone[0].id]
+        for flags, words in (([], "is revoked"), (["--delete-sets"], "2 of its support sets")):
+            done = subprocess.run(
+                command + flags, capture_output=True, text=True,
+                env=os.environ | {"DATABASE_URL": database_url},
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            assert words in done.stdout
+        assert_problem(client.get(SETS, headers=bearer(gone[1])), 401, "unauthenticated")
+        assert len(client.get(SETS, headers=bearer(kept[1])).json()["support_sets"]) == 2
+        with client.app.state.store.database.read() as connection:
+            for key, count in ((gone[0], 0), (kept[0], 1)):
+                mine = {"owner": key.id}
+                sets = text("SELECT count(*) FROM support_sets WHERE owner = :owner")
+                images = text(
+                    "SELECT count(*) FROM examples JOIN support_sets ON set_id = support_sets.id "
+                    "WHERE owner = :owner"
+                )
+                answers = text("SELECT count(*) FROM replays WHERE owner = :owner")
+                found = [connection.execute(q, mine).scalar() for q in (sets, images, answers)]
+                assert found == [2 * count, 2 * count * len(some()), count]
+            orphans = text(
+                "SELECT count(*) FROM examples WHERE set_id NOT IN (SELECT id FROM support_sets)"
+            )
+            assert connection.execute(orphans).scalar() == 0
+
+
 def test_the_help_says_that_admin_allows_no_more_than_write() -> None:
     shown = CliRunner().invoke(fewshot, ["keys", "create", "--help"], env={"COLUMNS": "300"})
     assert "admin allows no more than write today" in shown.stdout

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from service.app import create_app
 from service.settings import Settings
+from service.store import replays
 from service.store.store import Store
 from tests.service.asking import SETS, add, ask_set, assert_problem, make_set, task
 from tests.service.sets.making import QUERIES, Clock, made
@@ -45,6 +47,40 @@ def test_the_same_idempotency_key_does_it_once(client: TestClient, clock: Clock)
     for bad in ("", "é".encode(), "x" * 256):
         response = make_set(client, support, {"idempotency-key": bad})
         assert_problem(response, 422, "invalid-request")
+
+
+def test_answers_to_repeat_take_only_so_much_room(
+    client: TestClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same images again and again, each time under a new key."""
+    monkeypatch.setattr(replays, "MOST_BYTES", 32_768)
+    clock.now += 24 * 3600 + 1
+    client.app.state.store.sets.sweep()
+    set_id = made(client)
+
+    def again(number: int) -> httpx.Response:
+        return add(client, set_id, task(), {"idempotency-key": f"again {number}"})
+
+    def kept() -> int:
+        with client.app.state.store.database.read() as connection:
+            query = text("SELECT sum(length(body)) FROM replays")
+            return int(connection.execute(query).scalar_one())
+
+    count = next(number for number in range(100) if again(number).status_code != 200)
+    refused = again(count)
+    assert_problem(refused, 429, "rate-exceeded")
+    assert 0 < int(refused.headers["retry-after"]) <= 600
+    assert add(client, set_id, task()).status_code == 200  # without a key
+    assert 10_000 < kept() <= 32_768
+    # None goes while it may be asked for; then the oldest do.
+    assert again(0).headers["idempotency-replayed"] == "true"
+    clock.now += 300
+    assert_problem(again(count), 429, "rate-exceeded")
+    clock.now += 301
+    assert again(count).status_code == 200
+    assert kept() <= 32_768
+    assert "idempotency-replayed" not in again(0).headers
+    assert again(count).headers["idempotency-replayed"] == "true"
 
 
 def test_a_failed_request_leaves_its_idempotency_key_free(client: TestClient) -> None:
