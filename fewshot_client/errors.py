@@ -43,7 +43,8 @@ class InvalidRequest(ApiError):
 
 
 class NotAllowed(ApiError):
-    """401, 403: the API key is missing, unknown, or not allowed to do this."""
+    """401, 403: the API key is missing, unknown, or not allowed to do this; or the service, asking
+    for no key, does not go by the name in `address` (its setting `allowed_hosts`)."""
 
 
 class NotFound(ApiError):
