@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from service.images import Upload
 
@@ -25,8 +25,4 @@ class StoredSupport:
     labels: tuple[str, ...]
     digests: tuple[str, ...]
     load: Callable[[Sequence[int]], list[Upload]]
-    owner: str = ""
-
-    def owned_by(self, owner: str) -> StoredSupport:
-        """The same, once it is known who asks."""
-        return replace(self, owner=owner)
+    owner: str

@@ -42,7 +42,6 @@ async def use_set(
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {timeout:.1f} s") from None
         rest = max(0.0, until - time.perf_counter())
-        stored = stored.owned_by(caller.id)
         async with classifier.admission.admit(images(stored), rest) as deadline:
             try:
                 return await work(stored, deadline)

@@ -236,7 +236,7 @@ class SupportSets:
         key = f"{set_id}@{row.revision}"
         # Once in a while: asking must not cost a write each time.
         due = row.expires_at is not None and self.clock() + row.ttl > row.expires_at
-        return StoredSupport(key, listing.labels, listing.digests, load), due
+        return StoredSupport(key, listing.labels, listing.digests, load, owner), due
 
     def touch(self, owner: str, set_id: str) -> None:
         """Put the expiry off, if it has not come meanwhile."""

@@ -53,14 +53,14 @@ class Stored:
         self.support, self.key = list(support), key
         self.loaded: list[list[int]] = []
 
-    def seen(self) -> StoredSupport:
+    def seen(self, owner: str = "") -> StoredSupport:
         def load(positions: Sequence[int]) -> list[Upload]:
             self.loaded.append(list(positions))
             return [Upload(FileRef("examples", i, f"{i}"), self.support[i][1]) for i in positions]
 
         labels = tuple(label for label, _ in self.support)
         digests = tuple(hashlib.sha256(data).hexdigest() for _, data in self.support)
-        return StoredSupport(self.key, labels, digests, load)
+        return StoredSupport(self.key, labels, digests, load, owner)
 
     def sent(self, model: str) -> Ask:
         examples = [
@@ -156,12 +156,12 @@ def test_nothing_is_recalled_of_another_owners_images(classifier: Classifier) ->
     """Or the time of an answer would tell who keeps the same image."""
     mine, theirs = Stored(task("ab", 2), "mine@1"), Stored(task("ab", 2), "theirs@1")
     again = Stored(task("ab", 2), "again@1")
-    run(classifier.classify_stored("mean", mine.seen().owned_by("me"), QUERIES))
-    assert classifier.images_to_run("mean", theirs.seen().owned_by("them"), 2) == 6
-    run(classifier.learn("mean", theirs.seen().owned_by("them")))
+    run(classifier.classify_stored("mean", mine.seen("me"), QUERIES))
+    assert classifier.images_to_run("mean", theirs.seen("them"), 2) == 6
+    run(classifier.learn("mean", theirs.seen("them")))
     assert theirs.loaded == [[0, 1, 2, 3]]
-    assert classifier.images_to_run("mean", again.seen().owned_by("me"), 2) == 2
-    run(classifier.classify_stored("mean", again.seen().owned_by("me"), QUERIES))
+    assert classifier.images_to_run("mean", again.seen("me"), 2) == 2
+    run(classifier.classify_stored("mean", again.seen("me"), QUERIES))
     assert again.loaded == []
 
 

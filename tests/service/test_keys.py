@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -249,17 +249,23 @@ def test_a_service_that_is_open_to_other_machines_says_so_once(
     assert len(found) == warned, found
 
 
-def test_an_answer_about_a_key_is_believed_only_for_a_moment(
-    keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def belief_ends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What is believed of keys is so for half a minute, which is over once this is called."""
     monkeypatch.setattr(keys_module, "BELIEVED_S", 30.0)
-    now = time.monotonic()
-    monkeypatch.setattr(keys_module.time, "monotonic", lambda: now)
+    now = [time.monotonic()]
+    monkeypatch.setattr(keys_module.time, "monotonic", lambda: now[0])
+    return lambda: now.__setitem__(0, now[0] + 31)
+
+
+def test_an_answer_about_a_key_is_believed_only_for_a_moment(
+    keys: Keys, belief_ends: Callable[[], None]
+) -> None:
     key, token = keys.create("brief", [Scope.read])
     assert keys.find(token) == key
     assert keys.known(token) == (True, key)
     keys.revoke(key.id)
-    now += 31
+    belief_ends()
     assert not keys.known(token)[0]
     assert keys.find(token) is None
 
@@ -330,17 +336,14 @@ def test_a_key_with_a_new_text_keeps_its_sets_and_the_old_text_is_refused(
 
 
 def test_an_old_text_is_believed_only_for_a_moment(
-    keys: Keys, monkeypatch: pytest.MonkeyPatch
+    keys: Keys, belief_ends: Callable[[], None]
 ) -> None:
     """By a running service, whose key another process gives a new text."""
-    monkeypatch.setattr(keys_module, "BELIEVED_S", 30.0)
-    now = time.monotonic()
-    monkeypatch.setattr(keys_module.time, "monotonic", lambda: now)
     key, old = keys.create("leaked", [Scope.read])
     assert keys.find(old) == key
     same, new = keys.rotate(key.id)
     assert (same, keys.find(new)) == (key, key)
-    now += 31
+    belief_ends()
     assert not keys.known(old)[0]
     assert keys.find(old) is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -50,28 +50,27 @@ def timed(server: Server, queries: list[bytes]) -> float:
     return time.perf_counter() - start
 
 
-def test_a_small_request_need_not_wait_for_all_of_a_slow_one(server: Server) -> None:
-    assert len(FLAT) < 1000
-    timed(server, [encoded(noise(1))])
-    slow = threading.Thread(target=timed, args=(server, [FLAT] * 20))
+def answers_between(server: Server, work: Callable[[], object]) -> None:
+    """Small requests are answered between two of the images of `work`, a slow one."""
+    slow = threading.Thread(target=work)
     slow.start()
     time.sleep(0.3)
     for seed in range(3):
         timed(server, [encoded(noise(seed))])
-        assert slow.is_alive(), "answered between two of the others' images"
+        assert slow.is_alive(), "answered only after all of the others' images"
     slow.join()
+
+
+def test_a_small_request_need_not_wait_for_all_of_a_slow_one(server: Server) -> None:
+    assert len(FLAT) < 1000
+    timed(server, [encoded(noise(1))])
+    answers_between(server, lambda: timed(server, [FLAT] * 20))
 
 
 def test_nor_for_all_the_examples_that_somebody_adds(server: Server) -> None:
     timed(server, [encoded(noise(1))])
     answers: list[httpx.Response] = []
-    slow = threading.Thread(target=lambda: answers.append(add(server, [FLAT] * 20)))
-    slow.start()
-    time.sleep(0.3)
-    for seed in range(3):
-        timed(server, [encoded(noise(seed))])
-        assert slow.is_alive(), "answered between two of the examples"
-    slow.join()
+    answers_between(server, lambda: answers.append(add(server, [FLAT] * 20)))
     assert answers[0].status_code == 201
 
 

@@ -23,7 +23,7 @@ def stored(support: list[tuple[str, bytes]], loaded: list[int]) -> StoredSupport
         return [Upload(FileRef("examples", i, f"{i}.png"), support[i][1]) for i in positions]
 
     labels = tuple(label for label, _ in support)
-    return StoredSupport("set@1", labels, tuple("0" * 64 for _ in labels), load)
+    return StoredSupport("set@1", labels, tuple("0" * 64 for _ in labels), load, "")
 
 
 QUERIES = [Upload(FileRef("query_images", 0, "q"), encoded(noise(90)))]
@@ -67,5 +67,7 @@ def test_an_example_deleted_meanwhile_is_told(settings: Settings) -> None:
     labels = ("a", "b")
     with pytest.raises(SetChanged):
         asyncio.run(
-            classifier.classify_stored("mean", StoredSupport("s@1", labels, labels, gone), QUERIES)
+            classifier.classify_stored(
+                "mean", StoredSupport("s@1", labels, labels, gone, ""), QUERIES
+            )
         )
