@@ -7,6 +7,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -215,10 +216,7 @@ def test_an_example_is_encoded_once_and_tasks_share_passes(zoo: Path, joins: boo
     classifier = Classifier(settings, Models(zoo, load))
     classifier.start()
     try:
-        distinct = stored(support, [])
-        distinct = type(distinct)(
-            distinct.key, distinct.labels, tuple(map(str, range(9))), distinct.load
-        )
+        distinct = replace(stored(support, []), digests=tuple(map(str, range(9))))
         verdicts = asyncio.run(leave_one_out(classifier, "mean", distinct))
     finally:
         classifier.close()
