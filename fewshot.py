@@ -369,7 +369,7 @@ def plot_attention(
     """Where a model looks in each image, and which examples count (seed 000, Fig. 4).
 
     Models without spatial attention show their task attention alone; those that learn by gradient
-    steps have neither, and are refused.
+    steps show where in the query their answer comes from.
 
     Example:
     fewshot plot attention --model stanet-omniglot \\

@@ -51,7 +51,10 @@ def block(outcome: Outcome, index: int) -> list[Row]:
         above = [""] * len(captions) if rows else captions
         images = [framed(outcome, p, heat, _SIDE) for p, heat in zip(pictures, maps, strict=True)]
         name = f"layer {number}" if len(layers) > 1 else ""
-        rows.append((name, list(zip(images, above, weights, strict=True))))
+        tiles = list(zip(images, above, weights, strict=True))
+        # Of the query alone, it says nothing of the examples, which stand in the first row.
+        alone = layer.task is None and layer.support is None
+        rows.append((name, tiles[:1] if alone else tiles))
     return rows
 
 

@@ -7,6 +7,8 @@ the learning rates, since their number is known only at run time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,9 @@ from models_zoo.optimization.network import (
 )
 from models_zoo.optimization.network import head as head_of
 
+#: Below what any trained network's places add; only guards the division.
+TINY = 1e-12
+
 
 class InnerLoop(Learner):
     """Weights `initial`, adapted by steps.
@@ -33,6 +38,7 @@ class InnerLoop(Learner):
     """
 
     encodes = False
+    attention_layers = 1
 
     def __init__(
         self,
@@ -74,10 +80,36 @@ class InnerLoop(Learner):
         return self.initial["head"].new_full((self.steps,), self.inner_lr)
 
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
-        """Query images `[B, Q, C, H, W]` -> logits `[B, Q, way]`."""
-        maps = self.network.follow(state, query)[-1][1]
-        logits = head_of(maps, state)
-        return Prediction(mask_absent(logits, state["class_mask"]))
+        """Query images `[B, Q, C, H, W]` -> logits `[B, Q, way]`, and where they come from.
+
+        Without the latter in training, where nobody reads it and it is a tenth of a step's time.
+        """
+        trail = self.network.follow(state, query)
+        logits = mask_absent(head_of(trail[-1][1], state), state["class_mask"])
+        if self.training:
+            return Prediction(logits)
+        return Prediction(logits, query_attention=self.grounds(state, trail, logits))
+
+    @torch.no_grad()
+    def grounds(
+        self, state: TaskState, trail: Sequence[tuple[Tensor, Tensor]], logits: Tensor
+    ) -> Tensor:
+        """How much each place of the queries speaks for the answer, `[B, 1, Q, h, w]`, in all 1.
+
+        Gradient times activation (HiResCAM; Draelos and Carin 2020), at maps of a quarter of the
+        image's side, of what the likeliest class's logit is above the mean of the task's classes:
+        what a place adds to it, where that is positive; the same for all where none does. In this
+        network these sums and the biases make up the logits exactly.
+        """
+        present = state["class_mask"].unsqueeze(1).to(logits.dtype)
+        slots = torch.arange(logits.shape[-1], device=logits.device)
+        best = (logits.argmax(-1, keepdim=True) == slots).to(logits.dtype)
+        with torch.autocast(logits.device.type, enabled=False):
+            d = (best - present / present.sum(-1, keepdim=True)) @ state["head"].mT
+        shares = self.network.relevance(state, trail, d).relu()
+        total = shares.sum((2, 3), keepdim=True)
+        even = 1 / (shares.shape[2] * shares.shape[3])
+        return torch.where(total > 0, shares / total.clamp(min=TINY), even).unsqueeze(1)
 
     def start(self, tasks: int, way: int) -> Weights:
         """theta, once for every task; the head cut to the slots in use."""

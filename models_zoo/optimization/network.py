@@ -14,7 +14,7 @@ them for the second order), adapt a batch of tasks, and export to ONNX.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ from models_zoo.optimization.taskconv import fold, half, patches
 
 EPS = 1e-5
 LAYERS = 4
+#: The layer whose maps show what an answer rests on: a quarter of the image's side (7x7 of 28 px).
+SHOWN = 1
 #: Weights with a column for each of the task's classes.
 SLOTTED = ("head", "offset")
 
@@ -179,17 +181,34 @@ class Network:
         """What `follow` gave, and the derivative `[B, Q, D]` of anything by the spatial mean of its
         last maps -> the gradient by each `kernel{l}` and `bias{l}`."""
         gradient = {}
+        for layer, rows in self._back(frozen, trail, d):
+            gradient[f"bias{layer}"] = rows.sum(1, keepdim=True)
+            windows = trail[layer][0]
+            gradient[f"kernel{layer}"] = windows.mT @ rows.to(windows.dtype)
+        return gradient
+
+    def relevance(
+        self, frozen: TaskState, trail: Sequence[tuple[Tensor, Tensor]], d: Tensor
+    ) -> Tensor:
+        """What `follow` gave, and the derivative `[B, Q, D]` of a number by the spatial mean of its
+        last maps -> what each place of the maps of `SHOWN` adds to it, `[B, Q, h, w]`: gradient
+        times activation, summed over the channels. All that is left of the number are biases."""
+        rows = next(rows for layer, rows in self._back(frozen, trail, d) if layer == SHOWN)
+        maps = trail[SHOWN][1]
+        return (rows.view_as(maps) * maps).sum(-1)
+
+    def _back(
+        self, frozen: TaskState, trail: Sequence[tuple[Tensor, Tensor]], d: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """From the last layer to the first, the derivative before its ReLU, `[B, rows, D]`."""
         d = self._spread(d)
         for layer in reversed(range(LAYERS)):
             windows, maps = trail[layer]
             d = d * (maps > 0).flatten(1, 3)
-            gradient[f"bias{layer}"] = d.sum(1, keepdim=True)
-            rows = d.to(windows.dtype)
-            gradient[f"kernel{layer}"] = windows.mT @ rows
+            yield layer, d
             if layer:
-                rows = rows @ frozen[f"kernel{layer}"].mT
+                rows = d.to(windows.dtype) @ frozen[f"kernel{layer}"].mT
                 d = fold(rows, maps.shape[1], self.sizes[layer]).flatten(1, 3).to(d.dtype)
-        return gradient
 
     def _spread(self, d: Tensor) -> Tensor:
         """Derivative of the spatial mean: `[B, N, D]` -> `[B, N*h*w, D]`."""

@@ -145,7 +145,7 @@ def test_inputs_and_outputs_have_the_contract_s_names(exported: Exported) -> Non
     attention = {
         "stanet": ["task_attention", "query_attention", "support_attention"],
         "alpaca": ["task_attention", "uncertainty"],
-    }.get(exported.name, ["task_attention"] if exported.name not in GRADIENT else [])
+    }.get(exported.name, ["query_attention" if exported.name in GRADIENT else "task_attention"])
     assert outputs == ["logits", *attention]
 
 
@@ -235,10 +235,11 @@ class Stand:
         return self
 
     def answer(self, support: Support, query: Tensor) -> dict[str, np.ndarray]:
-        logits = self.learner(support, query, torch.tensor(self.rates)).logits.numpy().copy()
+        found = self.learner(support, query, torch.tensor(self.rates))
+        logits = found.logits.numpy().copy()
         if self.wrong and query.shape[1] == 1:
             logits[:, 0] *= -1
-        return {"logits": logits}
+        return {"logits": logits, "query_attention": found.query_attention.numpy()}
 
 
 @pytest.mark.parametrize("rates", [(), (0.3,) * 4])

@@ -74,12 +74,33 @@ def test_two_entries_answer_the_same_query_side_by_side(page: Any, service: Serv
     titles = page.locator("#answers h3").all_inner_texts()
     assert [title.split(" on ")[0] for title in titles] == ["STANet", "MAML"]
     page.locator("#why-models").get_by_role("button", name="MAML").click()
-    until(page, "document.getElementById('why-none').textContent.includes('no attention')")
+    # It has a map of the query, and neither weights nor maps of the examples.
+    until(page, "document.querySelectorAll('#why-lines path').length === 0")
+    assert page.locator("#why-words").inner_text() == "Warm colours show where it looked."
+    heat = pixels(page.locator("#why-query")).astype(int)
+    assert (heat.max(-1) - heat.min(-1)).max() > 100  # the drawing itself has no colours
     shot(page, "compare", full=True)
     entry = page.locator("#entries > li", has_text="MM-Net")
     entry.get_by_role("button", name="Use").click()
     wait_best(page, "hook")
     assert "model=mmnet-omniglot" in page.url
+
+
+def test_an_entry_without_attention_says_so(page: Any) -> None:
+    def card(one: dict[str, Any]) -> None:
+        one["attention"] = {"layers": 0, "task": False, "query": None, "support": None}
+
+    def answer(route: Any) -> None:
+        found = route.fetch().json()
+        for one in found["predictions"]:
+            one["attention"] = None
+        route.fulfill(json=found)
+
+    page.route("**/predictions", answer)
+    with_cards(page, card)
+    page.locator("#sample").click()
+    wait_best(page, "hook")
+    until(page, "document.getElementById('why-none').textContent.includes('no attention')")
 
 
 def test_a_query_that_no_class_stands_out_for_is_hinted_at(page: Any, service: Service) -> None:
