@@ -1,6 +1,6 @@
 """Whether a map of where a model looked tells what its answer rests on: hide it, and ask again.
 
-    python benchmarks/hiding.py maml-omniglot stanet-omniglot [--tasks 100] [--places 5]
+    python -m benchmarks.hiding maml-omniglot stanet-omniglot [--tasks 100] [--places 5]
 
 On the test classes of the entry's data, 5-way 1-shot: in each query `--places` of the map's places
 are painted over with paper, the warmest, the coldest, or any, always of those with ink. Printed is
@@ -40,9 +40,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for name in wanted.entries:
-        card = list_cards(ENTRIES)[name]
-        if card.training is None or card.attention.query is None or not card.input.invert:
-            parser.error(f"{name} has no map of the query, or is not for drawings")
+        card = list_cards(ENTRIES).get(name)
+        if card is None or not (card.training and card.attention.query and card.input.invert):
+            parser.error(f"{name} is no entry for drawings with a map of the query")
         learner = registry.build(card.learner, card.config).eval()
         learner.load_state_dict(load_file(ENTRIES / name / WEIGHTS))
         store = load_test(card.training.dataset, card.training.split, card.input, wanted.data)
