@@ -55,12 +55,18 @@ class DataConfig(Section):
 
 
 class EpisodeConfig(Section):
-    """Episodes of one training step. Lists are mixed: one way and shot are drawn for each step."""
+    """Episodes of one training step. Lists are mixed: one of each is drawn for each step."""
 
     tasks: int = Field(ge=1)
     ways: tuple[Way, ...] = Field(min_length=1)
     shots: tuple[Shot, ...] = Field(min_length=1)
     queries: int = Field(ge=1, description="per class")
+    asked: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="How many of a task's queries are asked, of any classes; None: all. A "
+        "transductive learner is at a loss with fewer than it knows from training",
+    )
     max_images: int | None = Field(
         None,
         ge=1,

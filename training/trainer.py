@@ -157,13 +157,15 @@ def autocast(run: Run) -> torch.autocast:
 
 
 def draw_episode(sampler: EpisodeSampler, config: EpisodeConfig, seed: str) -> Episode:
-    """A batch of one way and shot, drawn from the recipe's lists as `seed` says."""
+    """A batch of one way and shot, with as many queries, drawn from the recipe's lists as `seed`
+    says."""
     dice = random.Random(seed)  # not the sampler's generator: reading that waits for a GPU
     way, shot = dice.choice(config.ways), dice.choice(config.shots)
     tasks = config.tasks
     if config.max_images:
         tasks = max(1, min(tasks, config.max_images // (way * (shot + config.queries))))
-    return sampler.sample(tasks, way, shot, config.queries)
+    episode = sampler.sample(tasks, way, shot, config.queries)
+    return sampler.some(episode, dice.choice(config.asked)) if config.asked else episode
 
 
 def train(

@@ -198,6 +198,13 @@ def test_training_episodes_mix_the_recipe_s_ways_and_shots(store: PackedStore) -
     assert seen == {(2, 1), (2, 3), (4, 1), (4, 3)}
 
 
+def test_training_episodes_ask_as_many_queries_as_the_recipe_says(store: PackedStore) -> None:
+    config = EpisodeConfig(tasks=2, ways=(3,), shots=(1,), queries=2, asked=(1, 4))
+    sampler = EpisodeSampler(store)
+    drawn = [draw_episode(sampler, config, str(number)).targets.shape for number in range(20)]
+    assert set(drawn) == {(2, 1), (2, 4)}
+
+
 def drawn_in(
     objective: dict[str, Any], data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[torch.Tensor]:

@@ -6,7 +6,7 @@ Sampling is index arithmetic on tensors: no image is opened, no Python loop runs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -167,6 +167,19 @@ class EpisodeSampler:
             q_slots.masked_fill(~q_used, IGNORE),
             s_classes.masked_fill(~s_mask, IGNORE),
             q_classes.masked_fill(~q_used, IGNORE),
+        )
+
+    def some(self, episode: Episode, count: int) -> Episode:
+        """The episode with `count` of each task's queries, drawn from all its classes, or with all
+        of them where there are no more."""
+        keys = self._rand(*episode.targets.shape).masked_fill(episode.targets == IGNORE, 2.0)
+        kept = keys.argsort(1)[:, :count]
+        images = kept[:, :, None, None, None].expand(-1, -1, *episode.query.shape[2:])
+        return replace(
+            episode,
+            query=episode.query.gather(1, images),
+            targets=episode.targets.gather(1, kept),
+            query_classes=episode.query_classes.gather(1, kept),
         )
 
     def _per_task(self, value: int | list[int], tasks: int) -> Tensor:

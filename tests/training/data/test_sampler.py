@@ -286,3 +286,24 @@ def test_mirrored_classes_are_eight_distinct_versions_of_each_class() -> None:
     expected = [torch.rot90(version, k) for version in (square, square.flip(1)) for k in range(4)]
     assert all(torch.equal(a, b) for a, b in zip(first[:, 0], expected, strict=True))
     assert len({tuple(version.flatten().tolist()) for version in first[:, 0]}) == 8
+
+
+def test_some_queries_are_drawn_of_every_class_with_their_targets_and_never_padding() -> None:
+    sampler = EpisodeSampler(store([9] * 6), seed=0)
+    seen: set[tuple[int, int]] = set()
+    for count in (1, 3, 5):
+        for _ in range(20):
+            whole = sampler.sample(2, [2, 4], 1, 3)
+            some = sampler.some(whole, count)
+            assert some.targets.shape == (2, count) and some.support is whole.support
+            for task in range(2):
+                images = [read(image) for image in some.query[task]]
+                assert len(set(images)) == count
+                assert [image.label for image in images] == some.query_classes[task].tolist()
+                before = zip(whole.query_classes[task], whole.targets[task], strict=True)
+                slots = {int(label): int(slot) for label, slot in before}
+                assert [slots[image.label] for image in images] == some.targets[task].tolist()
+                assert IGNORE not in some.targets[task]
+                seen |= {(task, int(slot)) for slot in some.targets[task]}
+    assert len(seen) == 2 + 4
+    assert torch.equal(sampler.some(whole, 99).targets.sort(1).values, whole.targets.sort(1).values)
