@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BeforeValidator,
     Field,
     SecretStr,
@@ -58,6 +57,14 @@ def _endpoint(value: str) -> str:
     return value.rstrip("/")
 
 
+class Usual(BaseSettings):
+    """What other programs call a setting of ours, where it has not been set under our name."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+    database_url: SecretStr = SecretStr("")
+
+
 class Settings(BaseSettings):
     """Each field says when to change it. Values outside the bounds are refused at start."""
 
@@ -67,7 +74,6 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         validate_default=True,
-        populate_by_name=True,  # `database_url` has aliases
     )
 
     # Address and processes
@@ -340,7 +346,6 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr = Field(
         SecretStr(""),
-        validation_alias=AliasChoices("FEWSHOT_DATABASE_URL", "DATABASE_URL"),
         description="Database instead of the embedded one, such as "
         "`postgresql://user:password@host/name` (needs the `postgres` extra); DATABASE_URL, in "
         "the environment or in `.env`, is read too. Set it where several machines serve the same "
@@ -434,6 +439,11 @@ class Settings(BaseSettings):
         "OTEL_EXPORTER_OTLP_ENDPOINT unset too, there is no tracing and none of it is imported. "
         "Needs the `otel` extra.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {"database_url": Usual().database_url} | given
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

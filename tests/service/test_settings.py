@@ -23,6 +23,7 @@ def test_the_page_of_settings_is_current() -> None:
 def test_every_setting_is_a_flag_and_says_when_to_change_it() -> None:
     shown = run(app, ["serve", "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
+    assert "--fewshot" not in shown.stdout  # one name each
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in shown.stdout
         assert len((field.description or "").split()) >= 10, name
@@ -49,6 +50,7 @@ def test_flags_beat_the_environment_which_beats_the_file(
         ("DATABASE_URL=sqlite:///file\nFEWSHOT_DATABASE_URL=sqlite:///own", {}, [], "own"),
         ("DATABASE_URL=sqlite:///file", {"DATABASE_URL": "sqlite:///env"}, [], "env"),
         ("", {"DATABASE_URL": "sqlite:///x", "FEWSHOT_DATABASE_URL": "sqlite:///own"}, [], "own"),
+        ("FEWSHOT_DATABASE_URL=sqlite:///own", {"DATABASE_URL": "sqlite:///x"}, [], "own"),
         ("", {"DATABASE_URL": "sqlite:///x"}, ["--database-url", "sqlite:///flag"], "flag"),
     ],
 )
