@@ -104,7 +104,8 @@ function makeEntry(one) {
       h("caption", {}, "Accuracy on classes it never saw"),
       h("tbody", {}, measured.map((row) => h("tr", {},
         h("th", { scope: "row" }, `${row.way}-way ${row.shot}-shot `,
-          h("small", {}, row.dataset + (row.rotations === "classes" ? ", turned too" : ""))),
+          h("small", {}, row.dataset + (row.rotations === "classes" ? ", turned too" : "")
+            + (row.transductive ? ", asked together" : ""))),
         h("td", {}, `${(100 * row.mean).toFixed(1)} ± ${(100 * row.ci95).toFixed(1)}%`))))),
     h("p", { class: "facts" },
       `Up to ${one.limits.max_way} classes of ${one.limits.max_shot} examples · `
