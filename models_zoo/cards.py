@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -91,6 +91,12 @@ class Adaptation(Fact):
     max_steps: int = Field(ge=0)
     inner_lr: float = Field(gt=0)
     max_inner_lr: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.steps > self.max_steps or self.inner_lr > self.max_inner_lr:
+            raise ValueError("steps and inner_lr must not exceed max_steps and max_inner_lr")
+        return self
 
     @property
     def rates(self) -> tuple[float, ...]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, create_model
 
 from models_zoo.learner import Learner
 
@@ -54,6 +58,7 @@ def build(name: str, config: dict[str, object]) -> Learner:
 
     Raises `ValueError` where they do not go together.
     """
+    config = checked(name, config)
     backbone = config.get("backbone")
     if isinstance(backbone, str) and backbone.startswith(PRETRAINED):
         from models_zoo.backbones.pretrained import Pretrained
@@ -62,3 +67,27 @@ def build(name: str, config: dict[str, object]) -> Learner:
         rest = {key: value for key, value in config.items() if key != "backbone"}
         return PatchAttention(learner_class(name)(**rest), Pretrained.of(backbone))
     return learner_class(name)(**config)
+
+
+def checked(name: str, config: dict[str, object]) -> dict[str, object]:
+    """`config` with its values as the learner's arguments are annotated.
+
+    Raises `ValueError` for an argument that there is not, and for a value that does not fit.
+    """
+    make = learner_class(name)
+    hints = get_type_hints(make.__init__)
+    arguments: dict[str, Any] = {
+        key: (hints[key], ... if argument.default is argument.empty else argument.default)
+        for key, argument in signature(make).parameters.items()
+    }
+    try:
+        model = create_model(name, __config__=ConfigDict(extra="forbid"), **arguments)(**config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ValueError(
+                f"config.{where}: no such argument; there are {', '.join(arguments)}"
+            ) from None
+        raise ValueError(f"config.{where}: {first['msg']}") from None
+    return {key: getattr(model, key) for key in config}

@@ -26,7 +26,6 @@ from training.data.store import DataError
 from training.evaluate import evaluate, rounded_down
 from training.parity import OnnxLearner, ParityError
 from training.recipe import RecipeError, load_recipe
-from training.state import LAST
 from training.tuning import keep_memory
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -83,12 +82,21 @@ def train(
                 fresh=fresh,
                 until=steps,
             )
-        except KeyboardInterrupt:
-            options = {"--out": folder, "--data": data, "--device": device, "--seed": seed}
+        except KeyboardInterrupt as stop:
+            saved = isinstance(stop, trainer.Stopped)
+            options = {
+                "--out": folder,
+                "--data": data,
+                "--device": device,
+                "--seed": seed,
+                "--until": steps,
+            }
             given = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
             given += [part for change in changes for part in ("--set", change)]
+            given += ["--download"] if download else []
+            given += ["--fresh"] if fresh and not saved else []
             again = shlex.join(["fewshot", "train", recipe, *given])
-            state = "and saved; go on" if (folder / LAST).exists() else "early; start again"
+            state = "and saved; go on" if saved else "before its first step; start again"
             sys.stderr.write(f"fewshot: stopped {state} with: {again}\n")
             raise typer.Exit(INTERRUPTED) from None
         best = run.best

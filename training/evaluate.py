@@ -90,5 +90,6 @@ def ask(learner: Learner, episode: Episode, rates: Tensor | None, apart: bool) -
     """Logits `[B, Q, way]` of an episode's queries, each by itself if they are kept `apart`."""
     if not apart:
         return learner(episode.support, episode.query, rates).logits
-    parts = episode.query.split(1, dim=1)
-    return torch.cat([learner(episode.support, part, rates).logits for part in parts], 1)
+    support, query = learner.encoded(episode.support, episode.query)
+    state = learner.adapt(support, rates)
+    return torch.cat([learner.predict(state, part).logits for part in query.split(1, dim=1)], 1)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models_zoo.cards import ENTRIES, Card, read_file
-from models_zoo.episode import Prediction, Support
+from models_zoo.episode import Prediction, Support, TaskState
 from models_zoo.learner import InputShape, Learner
 from training.graphs import PREDICTED, hyperparameters
 
@@ -87,34 +87,41 @@ class OnnxLearner(Learner):
         given = {key: value for key, value in inputs.items() if key in wanted}
         return dict(zip(outputs, used.run(None, given), strict=True))
 
-    def forward(
-        self, support: Support, query: Tensor, inner_lr: Tensor | None = None
-    ) -> Prediction:
-        found = self.answer(support, query, inner_lr)
-        return Prediction(**{name: torch.from_numpy(found[name]) for name in found})
-
-    def answer(
-        self, support: Support, query: Tensor, inner_lr: Tensor | None = None
-    ) -> dict[str, NDArray[np.generic]]:
-        """The outputs of the predict graph, from images."""
+    def adapt(self, support: Support, inner_lr: Tensor | None = None) -> TaskState:
         rates = self.inner_lr if inner_lr is None else inner_lr.tolist()
         state = self.run(
             "adapt",
-            support=self.features(support.x.numpy()),
+            support=support.x.numpy(),
             labels=support.labels.numpy(),
             mask=support.mask.numpy(),
             class_mask=support.class_mask.numpy(),
             inner_lr=np.array(rates, np.float32),
         )
-        return self.run("predict", query=self.features(query.numpy()), **state)
+        return {name: torch.from_numpy(value) for name, value in state.items()}
 
-    def features(self, images: NDArray[np.float32]) -> NDArray[np.generic]:
+    def predict(self, state: TaskState, query: Tensor) -> Prediction:
+        found = self.predicted(state, query)
+        return Prediction(**{name: torch.from_numpy(found[name]) for name in found})
+
+    def predicted(self, state: TaskState, query: Tensor) -> dict[str, NDArray[np.generic]]:
+        """The outputs of the predict graph."""
+        known = {name: value.numpy() for name, value in state.items()}
+        return self.run("predict", query=query.numpy(), **known)
+
+    def answer(self, support: Support, query: Tensor) -> dict[str, NDArray[np.generic]]:
+        """The outputs of the predict graph, from images."""
+        support, query = self.encoded(support, query)
+        return self.predicted(self.adapt(support), query)
+
+    def encoded(self, support: Support, query: Tensor) -> tuple[Support, Tensor]:
+        return support.with_x(self.features(support.x)), self.features(query)
+
+    def features(self, images: Tensor) -> Tensor:
         """Images `[B, N, C, H, W]` -> features `[B, N, ...]` (the images where nothing encodes)."""
         if "encode" not in self.sessions:
             return images
-        flat = images.reshape(-1, *images.shape[2:])
-        features = self.run("encode", images=flat)["features"]
-        return features.reshape(*images.shape[:2], *features.shape[1:])
+        features = self.run("encode", images=images.flatten(0, 1).numpy())["features"]
+        return torch.from_numpy(features).unflatten(0, images.shape[:2])
 
 
 def random_episode(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from models_zoo import registry
 from models_zoo.cards import Adaptation, EntryId, InputSpec, Limits, Paper
@@ -24,7 +26,7 @@ class RecipeError(Exception):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -73,8 +75,19 @@ class EpisodeConfig(Section):
         description="Fewer tasks in a step that would exceed this many images",
     )
     slots: int | None = Field(
-        None, description="Draw label slots from this many (fixed-output learners)"
+        None, ge=2, description="Draw label slots from this many (fixed-output learners)"
     )
+
+    def count(self, way: int, shot: int) -> int:
+        """Tasks in a step of so many classes and shots."""
+        if self.max_images is None:
+            return self.tasks
+        return max(1, min(self.tasks, self.max_images // (way * (shot + self.queries))))
+
+    @property
+    def fewest(self) -> int:
+        """Tasks in the smallest step."""
+        return self.count(max(self.ways), max(self.shots))
 
 
 class ObjectiveConfig(Section):
@@ -93,10 +106,11 @@ class ObjectiveConfig(Section):
         "inequality",
         "task_attention",
     ] = "episode"
-    weight: float = Field(
-        0.5,
+    weight: float | None = Field(
+        None,
         ge=0,
-        description="Of the semantic loss, the base classes' loss or the inequality (TAML: 0.05)",
+        description="Of the semantic loss or the base classes' loss (default 0.5), or of the "
+        "inequality (default 0.05)",
     )
     margin: float = Field(4.0, gt=0, description="of the margin loss, in logits")
     labels: Literal["class", "group", "both"] = Field(
@@ -119,7 +133,10 @@ class ObjectiveConfig(Section):
         "initial", description="Whose inequality: before or after adaptation"
     )
     order: float | None = Field(
-        None, ge=0, description="alpha of the generalised entropy (2), epsilon of Atkinson (0.5)"
+        None,
+        ge=0,
+        le=5,
+        description="alpha of the generalised entropy (2), epsilon of Atkinson (0.5)",
     )
     network: Literal["batch", "shared"] = Field(
         "batch", description="Task attention as in its paper, or blind to the tasks' order"
@@ -149,7 +166,7 @@ class OptimizerConfig(Section):
     clip: float | None = Field(None, gt=0, description="Largest gradient norm")
     schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
     milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
+    gamma: float = Field(0.1, gt=0, le=1)
     warmup: int = Field(0, ge=0)
     average: AverageConfig | None = Field(
         None, description="Stochastic weight averaging over the last steps"
@@ -176,7 +193,7 @@ class OptimizerConfig(Section):
 
 class ValidationConfig(Section):
     every: int = Field(500, ge=1)
-    tasks: int = Field(300, ge=1)
+    tasks: int = Field(300, ge=2)
     way: Way = 5
     shot: Shot = 1
     queries: int = Field(15, ge=1)
@@ -220,6 +237,11 @@ class Recipe(Section):
         average, objective = self.optimizer.average, self.objective
         if average and average.steps >= self.steps:
             raise ValueError("optimizer.average.steps must be fewer than steps")
+        if average and self.config.get("statistics") == "per_step":
+            raise ValueError(
+                "optimizer.average does not go with config.statistics: per_step, whose tables "
+                "belong to other weights than the mean"
+            )
         fixed = objective.name == "task_attention" and objective.network == "batch"
         if fixed and self.episodes.max_images:
             raise ValueError("objective.network: batch needs equal batches; omit max_images")
@@ -227,7 +249,30 @@ class Recipe(Section):
             raise ValueError(
                 "task attention's gradients are too small for sgd; set optimizer.name: adam"
             )
+        if objective.name in ("inequality", "task_attention") and self.episodes.fewest < 2:
+            raise ValueError(
+                f"objective {objective.name} compares tasks; raise episodes.tasks, or "
+                "episodes.max_images, to at least two tasks in every step"
+            )
+        if objective.name == "reptile" and len(self.episodes.ways) > 1:
+            raise ValueError("Reptile's moments belong to one number of classes; name one way")
         return self
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2; to PyYAML it is text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse(text: str) -> Any:
+    """Raises `yaml.YAMLError`, and `ValueError` for a date that there is not."""
+    return yaml.load(text, Loader)
 
 
 def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -237,11 +282,11 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     if not path.suffix and os.sep not in str(name):
         path = RECIPES / f"{name}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise RecipeError(f"{path}: no such recipe; shipped: {shipped}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: not a mapping of settings")
@@ -252,7 +297,24 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise RecipeError(f"{path}: {where}: {first['msg']}") from None
+        said = (change for change in changes if f"{where}.".startswith(f"{key_of(change)}."))
+        blamed = next((f"--set {change}" for change in said), path)
+        raise RecipeError(f"{blamed}: {where}: {reason(first)}") from None
+
+
+def reason(error: ErrorDetails) -> str:
+    """What is wrong, in the words of recipes."""
+    if error["type"] == "extra_forbidden":
+        return "there is no such setting"
+    if error["type"] == "tuple_type":
+        return f"a list is wanted, as in [{error['input']}]"
+    if error["type"] == "model_type":
+        return f"has settings in it, as in {error['loc'][-1]}.name=..."
+    return error["msg"].removeprefix("Value error, ")
+
+
+def key_of(change: str) -> str:
+    return change.partition("=")[0].strip()
 
 
 def set_leaf(content: dict[str, Any], change: str) -> None:
@@ -266,6 +328,6 @@ def set_leaf(content: dict[str, Any], change: str) -> None:
         if not isinstance(content, dict):
             raise RecipeError(f"{change!r}: {key} is a value and has no settings in it")
     try:
-        content[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content[last] = parse(text)
+    except (ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"{change!r}: {' '.join(str(error).split())}") from None

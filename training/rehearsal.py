@@ -25,7 +25,15 @@ def fitting(recipe: Recipe) -> Iterator[None]:
         raise RecipeError(
             f"{recipe.id}: out of memory; lower episodes.tasks, or use --device cpu"
         ) from None
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise RecipeError(
             f"{recipe.id}: learner {recipe.learner!r} does not fit this recipe: {reason[0]}"

@@ -42,6 +42,10 @@ VALIDATION_SEED = 20_000
 STATISTICS_SEED = 30_000
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, with everything saved that the run has come to."""
+
+
 class Run:
     """Everything that changes while a recipe is trained, and where it is kept.
 
@@ -82,6 +86,10 @@ class Run:
         self.objective = build_objective(
             recipe.objective, self.learner, self.sampler, recipe.episodes.tasks
         ).to(device)
+        if (self.learner.default_inner_lr() is None) != (recipe.entry.adaptation is None):
+            raise RecipeError(
+                f"{recipe.id}: entry.adaptation is for learners by gradient steps, and needed there"
+            )
         self.parameters = trained(self.learner, self.objective)
         self.optimizer = make_optimizer(recipe, self.learner, self.objective)
         #: Learning rate of each of the optimiser's groups, before the schedule.
@@ -161,10 +169,7 @@ def draw_episode(sampler: EpisodeSampler, config: EpisodeConfig, seed: str) -> E
     says."""
     dice = random.Random(seed)  # not the sampler's generator: reading that waits for a GPU
     way, shot = dice.choice(config.ways), dice.choice(config.shots)
-    tasks = config.tasks
-    if config.max_images:
-        tasks = max(1, min(tasks, config.max_images // (way * (shot + config.queries))))
-    episode = sampler.sample(tasks, way, shot, config.queries)
+    episode = sampler.sample(config.count(way, shot), way, shot, config.queries)
     return sampler.some(episode, dice.choice(config.asked)) if config.asked else episode
 
 
@@ -182,10 +187,12 @@ def train(
     """Train `recipe` into the folder `out`, from its last checkpoint if it has one.
 
     `until` stops after that step (the learning-rate schedule stays that of the whole run).
-    After Ctrl-C the step under way is finished and saved, then `KeyboardInterrupt` is raised.
+    After Ctrl-C the step under way is finished and saved, then `Stopped` is raised.
     Raises `RecipeError`, `DataError`, `CheckpointError`.
     """
     keep_memory()
+    with fitting(recipe):
+        registry.checked(recipe.learner, recipe.config)
     stores = load_splits(recipe.data, root, download)
     place = torch.device(device)
     with fitting(recipe):
@@ -203,8 +210,8 @@ def train(
         board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step + 1)
         with board, bar(run, quiet) as tick, finishing_the_step(run):
             loop(run, min(until or recipe.steps, recipe.steps), board, tick)
-    if run.interrupted:
-        raise KeyboardInterrupt
+    if run.step < min(until or recipe.steps, recipe.steps):
+        raise Stopped
     return run
 
 
@@ -215,6 +222,9 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
     if not run.history.rows["trajectory"]:
         run.history.add(run.step, "trajectory", here)
         run.history.add(run.step, "length", run.length)
+    if run.step >= until and not run.best.step:  # an earlier call was interrupted here
+        run.validate(extra=run.step < recipe.steps)
+        save(run)
     run.learner.train()
     while run.step < until and not run.interrupted:
         started = time.perf_counter()
@@ -240,19 +250,20 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
         if run.step % trace == 0:
             run.history.add(run.step, "trajectory", here)
             run.history.add(run.step, "length", run.length)
+        regular = run.step % recipe.validation.every == 0 or run.step == recipe.steps
+        wanted = regular or run.step == until
+        if (run.step % LOG_EVERY == 0 or wanted) and not bool(loss.isfinite()):
+            raise RecipeError(
+                f"{recipe.id}: the loss is {float(loss)} at step {run.step}; lower "
+                "optimizer.lr or set optimizer.clip, then start again with --fresh"
+            )
         if run.step % LOG_EVERY == 0:
             metrics = {"loss": loss, **metrics}
             scalars = {k: float(v.detach()) for k, v in metrics.items() if not v.ndim}
-            if not math.isfinite(scalars["loss"]):
-                raise RecipeError(
-                    f"{recipe.id}: the loss is {scalars['loss']} at step {run.step}; lower "
-                    "optimizer.lr or set optimizer.clip, then start again with --fresh"
-                )
             for name, value in scalars.items():
                 board.add_scalar(f"train/{name}", value, run.step)
             tick(run.step, scalars)
-        regular = run.step % recipe.validation.every == 0 or run.step == recipe.steps
-        if regular or run.step == until:
+        if wanted:
             accuracy = run.validate(extra=not regular)
             board.add_scalar("val/accuracy", accuracy, run.step)
             if regular:

@@ -50,6 +50,8 @@ class InnerLoop(Learner):
         inner_lr: float = 1.0,
     ) -> None:
         super().__init__()
+        if min(channels, hidden) < 1 or steps < 0:
+            raise ValueError("channels and hidden are at least 1, steps at least 0")
         self.max_way = max_way
         self.backbone_name = f"conv4-{hidden}, stride 2, no pooling"
         self.steps, self.inner_lr = steps, inner_lr
@@ -73,7 +75,7 @@ class InnerLoop(Learner):
             number, carry = self._scan(number, carry, task, inner_lr)
         else:
             for rate in inner_lr.unbind():
-                number, carry = number + 1, self.step(carry, task, rate, number)
+                carry, number = self.step(carry, task, rate, number), counted(number, rate)
         return self.finish(carry, task, number)
 
     def default_inner_lr(self) -> Tensor:
@@ -156,8 +158,13 @@ class InnerLoop(Learner):
             number, carry = before
             after = self.step(carry, task, rate, number)
             # In the order in which they came, else the scan takes one for another.
-            return (number + 1, {name: after[name] for name in carry}), rate.clone()
+            return (counted(number, rate), {name: after[name] for name in carry}), rate.clone()
 
         copied = {name: value.clone() for name, value in carry.items()}
         after: tuple[Tensor, Weights] = scan(step, (number, copied), inner_lr)[0]
         return after
+
+
+def counted(number: Tensor, rate: Tensor) -> Tensor:
+    """The steps taken, with one more; a step at rate 0 stands for none."""
+    return number + (rate != 0)

@@ -57,6 +57,8 @@ class MAML(InnerLoop):
         statistics: Literal["support", "per_step"] = "support",
     ) -> None:
         super().__init__(channels, image_size, hidden, max_way, steps, inner_lr)
+        if per_step_rates and not (learn_rates and steps):
+            raise ValueError("per_step_rates wants learn_rates and at least one step")
         self.first_order, self.per_step = first_order, statistics == "per_step"
         shape = (steps,) if per_step_rates else ()
         self.log_rates = nn.ParameterDict(

@@ -20,8 +20,8 @@ class MetaSGD(MAML):
     """MAML with alpha as large as theta.
 
     low, high   alpha starts uniform between them (the paper's 0.005 to 0.1)
-    inner_lr    a factor on alpha: the paper's losses are sums over a task, ours are means, and
-                what a caller asks of a served model is relative to what was learned
+    inner_lr    a factor on alpha, 10 by our choice: the paper has none. What a caller asks of a
+                served model is relative to what was learned
 
     The other arguments are `MAML`'s. An alpha may turn negative, as in the paper.
     """

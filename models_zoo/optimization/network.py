@@ -34,7 +34,7 @@ SLOTTED = ("head", "offset")
 #: Weights of a batch of tasks by name: `kernel{l}` [B, 9*C, D] (rows: place in the window, then
 #: channel), `gain{l}`, `shift{l}` [B, 1, D], `head` [B, D, way], `offset` [B, 1, way].
 Weights = dict[str, Tensor]
-#: Mean and variance for each layer, `[B or 1, 1, D]`, in place of the support set's own.
+#: Mean and variance for each layer, `[B, 1, D]` or `[1, D]`, in place of the support set's own.
 Statistics = Sequence[tuple[Tensor, Tensor]]
 
 

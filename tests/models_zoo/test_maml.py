@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models_zoo.episode import ABSENT, Support
+from models_zoo import registry
+from models_zoo.episode import ABSENT, Support, TaskState
 from models_zoo.learner import InputShape
 from models_zoo.optimization.maml import MAML
 from models_zoo.optimization.taskconv import fold, half, patches
@@ -212,12 +213,37 @@ def test_statistics_of_every_step_are_averages_over_tasks_used_in_evaluation() -
         for n in range(3)
     ]
     for rates in ([0.6, 0.6], [0.6, 0.3, 0.3]):
+        padded = [*rates[:1], 0.0, *rates[1:], 0.0]  # a step at rate 0 is none
+        assert_same_state(
+            *(learner.adapt(support, torch.tensor(r).double()) for r in (rates, padded))
+        )
         state = learner.adapt(support, torch.tensor(rates, dtype=torch.float64))
         found = learner.predict(state, query).logits
         expected = plain_maml(learner, support, query, rates, given=given)
         assert torch.allclose(found, expected, atol=1e-9)
         gradients = [meta_gradient(learner, answer, targets) for answer in (found, expected)]
         assert all(torch.allclose(*pair, atol=1e-9) for pair in zip(*gradients, strict=True))
+
+
+def assert_same_state(one: TaskState, other: TaskState) -> None:
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"statistics": "per-step"}, r"config\.statistics: .*'per_step'"),
+        ({"first_order": 1e-3}, r"config\.first_order: "),
+        ({"hiden": 4}, r"config\.hiden: no such argument; there are .*hidden"),
+        ({"hidden": 0}, "at least 1"),
+        ({"steps": -1}, "at least 0"),
+        ({"per_step_rates": True, "learn_rates": False}, "learn_rates"),
+        ({"per_step_rates": True, "steps": 0}, "at least one step"),
+    ],
+)
+def test_arguments_that_make_no_learner_are_told(config: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        registry.build("maml", config)
 
 
 def test_steps_lower_the_support_loss() -> None:

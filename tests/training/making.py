@@ -163,6 +163,8 @@ def recipe_content(learner: str = "prototypical", **changes: Any) -> dict[str, A
             "limits": {"max_way": 4, "max_shot": 5, "max_support": 20, "max_query": 20},
         },
     }
+    if learner == "reptile":
+        content["episodes"]["ways"] = [4]
     if learner in SLOTTED:
         content["episodes"]["slots"] = 4
     if learner in GRADIENT:

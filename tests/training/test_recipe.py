@@ -101,13 +101,19 @@ def test_settings_may_be_changed_one_by_one(tmp_path: Path) -> None:
     assert changed.objective.labels == "group"
     assert changed.optimizer.clip is None
     assert changed.data == plain.data
+    assert load_recipe(path, ["optimizer.lr=1e-3"]).optimizer.lr == 1e-3  # text in YAML 1.1
+    assert load_recipe(path, ["config.scale=2e1"]).config["scale"] == 20.0
     for change, message in [
         ("steps", "not of the form"),
         ("=3", "not of the form"),
         ("steps.more=3", "steps is a value"),
         ("steps=[", "steps=["),
         ("steps=many", "steps: "),
-        ("episodes.tsks=3", "episodes.tsks: "),
+        ("episodes.tsks=3", "--set episodes.tsks=3: episodes.tsks: there is no such setting"),
+        ("episodes.ways=20", "a list is wanted, as in [20]"),
+        ("objective=reptile", "as in objective.name="),
+        ("id=2021-99-99", "month"),
+        ("optimizer.lr=.nan", "optimizer.lr: "),
     ]:
         with pytest.raises(RecipeError, match=re.escape(message)):
             load_recipe(path, [change])
@@ -170,6 +176,23 @@ def wrong(**changes: Any) -> dict[str, Any]:
         (wrong(id="../evil"), "id: "),
         (wrong(data__input__height=1), "data.input.height: "),
         (wrong(data__rotations="sometimes"), "data.rotations: "),
+        (wrong(optimizer__gamma=-1), "optimizer.gamma: "),
+        (wrong(episodes__slots=0), "episodes.slots: "),
+        (wrong(objective={"name": "inequality"}, episodes__tasks=1), "compares tasks"),
+        (wrong(objective={"name": "inequality"}, episodes__max_images=9), "compares tasks"),
+        (wrong(objective={"name": "inequality", "order": 50}), "objective.order: "),
+        (wrong(objective={"name": "reptile"}, episodes__ways=[2, 3]), "name one way"),
+        (
+            wrong(
+                config={"statistics": "per_step"},
+                optimizer__average={"steps": 1},
+            ),
+            "does not go with config.statistics",
+        ),
+        (
+            wrong(entry__adaptation={"steps": 9, "max_steps": 5, "inner_lr": 1, "max_inner_lr": 4}),
+            "must not exceed",
+        ),
         (wrong(entry__paper=None), "entry.paper: "),
         (["a list"], "not a mapping"),
         (None, "not a mapping"),

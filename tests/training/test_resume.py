@@ -222,6 +222,39 @@ def test_ctrl_c_between_two_steps_is_saved_too(
     assert checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))["step"] == 5
 
 
+def test_ctrl_c_in_the_last_step_is_no_stop(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, drawn = trainer.draw_episode, []
+
+    def interrupting(*args: Any) -> Any:
+        drawn.append(1)
+        if len(drawn) == recipe().steps:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "draw_episode", interrupting)
+    assert train(recipe(), tmp_path, root=made_data, quiet=True).step == recipe().steps
+
+
+def test_a_run_that_ends_where_it_was_stopped_is_validated(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trainer.draw_episode
+
+    def interrupting(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "draw_episode", interrupting)
+        with pytest.raises(trainer.Stopped):
+            train(recipe(), tmp_path, root=made_data, quiet=True)
+    assert not (tmp_path / "best.safetensors").exists()
+    assert train(recipe(), tmp_path, root=made_data, until=1, quiet=True).best.step == 1
+    assert (tmp_path / "best.safetensors").exists()
+
+
 def test_a_run_can_be_stopped_at_a_step_and_taken_up_again(
     undisturbed: dict[str, Any], made_data: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models_zoo import registry
+from models_zoo.cards import Adaptation
 from tests.training.making import LEARNERS, OBJECTIVES, recipe
 from training import trainer
 from training.data.load import load_splits
@@ -26,6 +27,8 @@ from training.objectives import Step, build_objective
 from training.objectives.task_attention import TaskAttention
 from training.recipe import EpisodeConfig, ObjectiveConfig, RecipeError
 from training.trainer import draw_episode, train
+
+ADAPTATION = Adaptation(steps=1, max_steps=1, inner_lr=1.0, max_inner_lr=1.0)
 
 every_learner = pytest.mark.parametrize("name", sorted(LEARNERS))
 
@@ -330,6 +333,33 @@ def test_a_loss_that_is_no_number_stops_the_run(
     wild = recipe(optimizer={"name": "sgd", "lr": 1e30})
     with pytest.raises(RecipeError, match=r"the loss is (nan|inf)"):
         train(wild, tmp_path, root=made_data, quiet=True)
+
+
+def test_a_loss_that_is_no_number_is_seen_before_it_is_validated(
+    made_data: Path, tmp_path: Path
+) -> None:
+    """Without a class to prefer, it would pass for a model that is right by chance."""
+    wild = recipe(optimizer={"name": "sgd", "lr": 1e30})
+    assert wild.validation.every < trainer.LOG_EVERY
+    with pytest.raises(RecipeError, match=r"the loss is (nan|inf)"):
+        train(wild, tmp_path, root=made_data, quiet=True)
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize(("name", "adaptation"), [("maml", None), ("prototypical", ADAPTATION)])
+def test_adaptation_is_for_learners_by_gradient_steps(
+    name: str, adaptation: Adaptation | None, made_data: Path, tmp_path: Path
+) -> None:
+    wanted = recipe(name)
+    entry = wanted.entry.model_copy(update={"adaptation": adaptation})
+    with pytest.raises(RecipeError, match=r"entry\.adaptation"):
+        train(wanted.model_copy(update={"entry": entry}), tmp_path, root=made_data, quiet=True)
+
+
+def test_an_argument_that_there_is_not_is_told_before_the_data_are_read(tmp_path: Path) -> None:
+    wanted = recipe().model_copy(update={"config": {"chanels": 1}})
+    with pytest.raises(RecipeError, match=r"config\.chanels: no such argument; there are channels"):
+        train(wanted, tmp_path, root=tmp_path / "nowhere", quiet=True)
 
 
 def test_validation_adapts_as_the_entry_will(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models_zoo.episode import Support, present_classes
-from training.data.augment import affine, crop_and_flip, photo
+from training.data.augment import LUMA, affine, crop_and_flip, photo
 from training.data.store import DataError, PackedStore
 
 #: Target of a padding query; `cross_entropy` skips it.
@@ -90,6 +90,8 @@ class EpisodeSampler:
         images = torch.from_numpy(np.require(store.images, requirements=["C", "W"])).to(device)
         self.base_classes = len(store.classes)
         self.rotations, self.slots, self.augment = rotations, slots, augment
+        if augment == "photo" and images.shape[1] != len(LUMA):
+            raise DataError("augment: photo changes colours; grey images have none: crop_flip")
         turns = VERSIONS[rotations]
         if turns > 1 and images.shape[-2] != images.shape[-1]:
             raise DataError("rotations need square images; set the input's height to its width")

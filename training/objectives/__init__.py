@@ -71,6 +71,9 @@ def build_objective(
     from training.objectives.task_attention import TaskAttention
     from training.objectives.verification import VerificationLoss
 
+    weight = config.weight
+    if weight is None:
+        weight = 0.05 if config.name == "inequality" else 0.5
     if config.name == "margin":
         return MarginLoss(config.margin)
     if config.name == "matching":
@@ -78,15 +81,15 @@ def build_objective(
     if config.name == "reptile":
         return ReptileLoss(config.inner_steps, config.minibatch)
     if config.name == "semantic":
-        return SemanticLoss(learner, sampler, config.weight, config.labels, config.cutmix)
+        return SemanticLoss(learner, sampler, weight, config.labels, config.cutmix)
     if config.name == "sequence":
         return SequenceLoss()
     if config.name == "inequality":
-        return InequalityLoss(learner, config.measure, config.weight, config.losses, config.order)
+        return InequalityLoss(learner, config.measure, weight, config.losses, config.order)
     if config.name == "task_attention":
         return TaskAttention(tasks, config.network, config.lr, config.fresh)
     if config.name == "base_classes":
-        return BaseClassLoss(learner, sampler, config.weight)
+        return BaseClassLoss(learner, sampler, weight)
     if config.name == "verification":
         return VerificationLoss("cross_entropy", config.different)
     if config.name == "relation":

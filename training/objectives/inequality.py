@@ -80,7 +80,7 @@ def inequality(losses: Tensor, measure: Measure, order: float | None = None) -> 
 
 
 class InequalityLoss(Objective):
-    """Raises `ValueError` for initial losses of a learner that has none."""
+    """Raises `ValueError` for initial losses of a learner that has none, or an order of no use."""
 
     def __init__(
         self,
@@ -91,6 +91,8 @@ class InequalityLoss(Objective):
         order: float | None = None,
     ) -> None:
         super().__init__()
+        if measure == "atkinson" and order == 0:
+            raise ValueError("Atkinson's order, the aversion to inequality, is above 0")
         if losses == "initial" and learner.default_inner_lr() is None:
             raise ValueError("no gradient steps, so no initial losses; set losses: adapted")
         self.measure, self.weight, self.losses, self.order = measure, weight, losses, order

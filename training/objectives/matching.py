@@ -23,7 +23,7 @@ TINY = torch.finfo(torch.float32).tiny
 class MatchingLoss(Objective):
     def forward(self, learner: Learner, episode: Episode) -> tuple[Tensor, Metrics]:
         prediction = learner(episode.support, episode.query)
-        assert prediction.task_attention is not None
+        assert prediction.task_attention is not None, "its answers weigh no examples"
         weights = prediction.task_attention[:, -1].float()  # [B, Q, N]
         same = episode.targets.unsqueeze(-1) == episode.support.labels.unsqueeze(1)
         positive = (same & episode.support.mask.unsqueeze(1)).float()

@@ -40,6 +40,8 @@ class SemanticLoss(Objective):
         self.group_of = sampler.group_of
         counts = {"class": sampler.class_count, "group": sampler.group_count}
         self.outputs = counts if labels == "both" else {labels: counts[labels]}
+        if min(self.outputs.values()) < 2:
+            raise ValueError("the data have one group of classes only; set objective.labels: class")
         backbone = learner.get_submodule("backbone")
         channels = backbone.out_channels
         assert isinstance(channels, int)

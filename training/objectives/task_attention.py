@@ -139,7 +139,9 @@ class TaskAttention(Objective):
             value.grad = d
         for value, d in zip(theta.values(), gradient, strict=True):
             value.grad = None if d is None else d.detach()
-        return loss, metrics_of(inputs, weights) | {"fresh_loss": goal}
+        # Detached, else whoever logs them keeps the graph of a whole step.
+        metrics = metrics_of(inputs, weights.detach())
+        return loss.detach(), metrics | {"fresh_loss": goal.detach()}
 
 
 def meta_information(
