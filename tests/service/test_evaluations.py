@@ -251,7 +251,9 @@ def test_one_that_is_not_done_in_time_leaves_the_others_numbers(zoo: Path) -> No
             assert faults.pop("descent").endswith(":deadline-exceeded")
             assert faults == {"mean": None, "attentive": None}
             told = " ".join(document["advice"]["text"])
-            assert "Not judged in time: descent; ask again with a longer `X-Request-Timeout`" in told
+            assert (
+                "Not judged in time: descent; ask again with a longer `X-Request-Timeout`" in told
+            )
             alone = client.post(
                 url, data={"models": "descent"}, headers={"X-Request-Timeout": "0.5"}
             )
