@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service.commands.errors import fail
-from service.settings import Settings
+
+if TYPE_CHECKING:  # it takes a while to import, and `train` has no settings
+    from service.settings import Settings
 
 
 @contextmanager
@@ -17,6 +20,29 @@ def named(flag: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         fail(f"{flag} {path}: {_reason(error, path)}")
+
+
+def check_file(flag: str, path: Path) -> None:
+    """Raises `typer.Exit`."""
+    if path.is_dir():
+        fail(f"{flag} {path}: a folder; name a file")
+    if not path.exists():
+        fail(f"{flag} {path}: no such file")
+
+
+def check_folder(flag: str, path: Path) -> None:
+    """Raises `typer.Exit`."""
+    if not path.is_dir():
+        fail(f"{flag} {path}: {'a file; name a folder' if path.exists() else 'no such folder'}")
+
+
+def check_recipe(recipe: str) -> None:
+    """Raises `typer.Exit` for a folder, such as one of images."""
+    if Path(recipe).is_dir():
+        fail(
+            f"RECIPE {recipe}: a folder; name a YAML file or a shipped recipe, and the folder of "
+            "the images by --data"
+        )
 
 
 def check_zoo(zoo: Path) -> None:
