@@ -69,9 +69,7 @@ async def read_support(
     archives = await read(archive[0], [archive[1]] if archive[1] else [])
     longest = classifier.settings.max_label_length
     if not archives:
-        if one_for_all and len(labels) == 1:
-            labels = [clean_label(labels[0], 0, longest)] * len(uploads)
-        return pair(uploads, labels, longest)
+        return pair(uploads, labels, longest, one_for_all)
     if uploads or labels:
         raise InvalidRequest(f"send either {archive[0]}, or {images[0]} with labels")
     upload = archives[0]
