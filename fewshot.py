@@ -180,7 +180,10 @@ def train(
 
     Example: fewshot train prototypical-omniglot
     """
+    from service.commands.paths import check_recipe
+
     body = training()
+    check_recipe(recipe)
     body.train(
         recipe, out, data, device and device.value, fresh, until, download, seed, changes or ()
     )
@@ -264,7 +267,11 @@ def export(
 
     Example: fewshot export runs/prototypical-omniglot
     """
-    training().export(run, zoo)
+    from service.commands.paths import check_folder
+
+    body = training()
+    check_folder("RUN", run)
+    body.export(run, zoo)
 
 
 def training(module: str = "training.commands") -> ModuleType:
@@ -295,7 +302,8 @@ Picture = Annotated[
 
 @plot.command("validation")
 def plot_validation(runs: Runs, out: Picture = None) -> None:
-    """Validation accuracy over iterations, a line for each run (seed 001, Fig. 3).
+    """Validation accuracy over iterations, a line for each run (Task Attended Meta-Learning,
+    Fig. 3).
 
     Example: fewshot plot validation runs/maml-omniglot runs/ta-maml-omniglot
     """
@@ -304,7 +312,8 @@ def plot_validation(runs: Runs, out: Picture = None) -> None:
 
 @plot.command("trajectory")
 def plot_trajectory(runs: Runs, out: Picture = None) -> None:
-    """Paths of runs through the space of weights (seed 001, Fig. 1).
+    """Paths of runs through the space of weights (Task Attended Meta-Learning,
+    Fig. 1).
 
     To compare sequential training with batches, give the same recipe with `episodes: {tasks: 1}`
     and with more, from one seed and at one learning rate: a path's length goes with it.
@@ -316,7 +325,8 @@ def plot_trajectory(runs: Runs, out: Picture = None) -> None:
 
 @plot.command("task-weights")
 def plot_task_weights(run: Run, out: Picture = None) -> None:
-    """Largest and smallest task attention in every iteration (seed 001, Fig. 4).
+    """Largest and smallest task attention in every iteration (Task Attended Meta-Learning,
+    Fig. 4).
 
     Example: fewshot plot task-weights runs/ta-maml-omniglot
     """
@@ -325,7 +335,8 @@ def plot_task_weights(run: Run, out: Picture = None) -> None:
 
 @plot.command("task-correlation")
 def plot_task_correlation(run: Run, out: Picture = None) -> None:
-    """Correlation of each input of task attention with the attention (seed 001, Fig. 5a).
+    """Correlation of each input of task attention with the attention (Task Attended Meta-Learning,
+    Fig. 5a).
 
     Example: fewshot plot task-correlation runs/ta-maml-omniglot
     """
@@ -334,7 +345,8 @@ def plot_task_correlation(run: Run, out: Picture = None) -> None:
 
 @plot.command("task-rank")
 def plot_task_rank(run: Run, out: Picture = None) -> None:
-    """Rank, by attention, of the task with the largest loss (seed 001, Fig. 5b).
+    """Rank, by attention, of the task with the largest loss (Task Attended Meta-Learning,
+    Fig. 5b).
 
     Example: fewshot plot task-rank runs/ta-maml-omniglot
     """
@@ -366,7 +378,7 @@ def plot_attention(
     zoo: Zoo = None,
     device: Where = None,
 ) -> None:
-    """Where a model looks in each image, and which examples count (seed 000, Fig. 4).
+    """Where a model looks in each image, and which examples count (STANet, Fig. 4).
 
     Models without spatial attention show their task attention alone; those that learn by gradient
     steps show where in the query their answer comes from.
@@ -398,7 +410,7 @@ def plot_similarity(
     zoo: Zoo = None,
     device: Where = None,
 ) -> None:
-    """How alike each example is to each query (seed 003, Fig. 4).
+    """How alike each example is to each query (MM-Net, Fig. 4).
 
     Example:
     fewshot plot similarity --model mmnet-omniglot \\
@@ -418,7 +430,7 @@ def plot_embedding(
     zoo: Zoo = None,
     device: Where = None,
 ) -> None:
-    """The images of a folder as a model's encoder places them, by t-SNE (seed 003, Fig. 3).
+    """The images of a folder as a model's encoder places them, by t-SNE (MM-Net, Fig. 3).
 
     Of models that adapt their whole network: as it places them before its first step.
 
@@ -491,7 +503,12 @@ def models_add(
 
     Example: fewshot models add --backbone torchvision/resnet50 --head prototypical --id my-photos
     """
-    training("training.pretrained").add(backbone, head.value, name, weights, zoo, replace)
+    from service.commands.paths import check_file
+
+    body = training("training.pretrained")
+    if weights is not None:
+        check_file("--weights", weights)
+    body.add(backbone, head.value, name, weights, zoo, replace)
 
 
 @models.command("time")

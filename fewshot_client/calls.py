@@ -27,7 +27,7 @@ from fewshot_client.documents import (
     SupportSet,
     SupportSetPage,
 )
-from fewshot_client.errors import of_stranger
+from fewshot_client.errors import NotSent, of_stranger
 from fewshot_client.sources import Image, Part, Support, labelled, parts
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ def classify(
 ) -> Call[Predictions]:
     """Classify images from a few labelled ones; nothing is stored."""
     files, fields = labelled(support, "support_images", "support_labels", "support_archive")
-    files += parts("query_images", queries)
+    files += _queries(queries)
     form = fields | _options(model, attention, top_k, steps, inner_lr, orders)
     return Call("POST", "/v1/predictions", _document(Predictions), True, form=form, files=files)
 
@@ -120,7 +120,7 @@ def ask(
         _document(Predictions),
         True,
         form=_options(model, attention, top_k, steps, inner_lr, orders),
-        files=parts("query_images", queries),
+        files=_queries(queries),
     )
 
 
@@ -240,6 +240,12 @@ def _options(
     fields = {"top_k": top_k, "steps": steps, "inner_lr": inner_lr, "orders": orders}
     chosen = {name: str(value) for name, value in fields.items() if value is not None}
     return {"model": model, "attention": attention} | chosen
+
+
+def _queries(images: Image | Iterable[Image]) -> list[Part]:
+    if found := parts("query_images", images):
+        return found
+    raise NotSent("there are no images to ask about")
 
 
 def _page(limit: int, cursor: str | None) -> dict[str, str]:

@@ -79,8 +79,8 @@ class Client:
 
     The service is given `timeout` seconds for each try, and its answer 5 more to arrive; `retry`
     says when to try again. Every method raises `FewshotError`: `ApiError` with the problem
-    document, or `ConnectionFailed`. `transport` is httpx's, for proxies and tests. One client may
-    be used from many threads.
+    document, `ConnectionFailed`, or `NotSent` for images that are not there. `transport` is
+    httpx's, for proxies and tests. One client may be used from many threads.
     """
 
     def __init__(

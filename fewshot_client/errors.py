@@ -20,6 +20,10 @@ class ConnectionFailed(FewshotError):
     answered in its place."""
 
 
+class NotSent(FewshotError, ValueError):
+    """What was given holds no images, or cannot be read; the service was not asked."""
+
+
 class ApiError(FewshotError):
     """The service answered with a problem document, `problem`; `kind` is its stable name."""
 

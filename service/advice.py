@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.evaluation import Judgement
+from service.problems import DeadlineExceeded
 
 #: 95%, two-sided.
 _Z = 1.959964
@@ -83,6 +84,7 @@ def advise(
         sentences += _of_models(best, judged, len(classes))
         weak, told = _of_classes(best, classes)
         sentences += told
+    sentences += _of_absent(judgements, best is not None)
     if single:
         each = " each" if len(single) > 1 else ""
         sentences.append(
@@ -118,6 +120,25 @@ def _of_models(best: Judgement, judged: Sequence[Judgement], way: int) -> list[s
         "Each was judged by the others alone, its class one example short, so expect the whole set "
         "to do rather better."
     )
+    return sentences
+
+
+def _of_absent(judgements: Sequence[Judgement], others: bool) -> list[str]:
+    """Which models have no numbers; why, where `others` have."""
+    late, why = [], dict[str, list[str]]()
+    for each in judgements:
+        if isinstance(each.fault, DeadlineExceeded):
+            late.append(each.card.id)
+        elif each.fault is not None:
+            why.setdefault(each.fault.title, []).append(each.card.id)
+    sentences = []
+    if late:
+        sentences.append(
+            f"Not judged in time: {', '.join(late)}; ask again with a longer `X-Request-Timeout`, "
+            "or name fewer `models`."
+        )
+    if others:
+        sentences += [f"Not judged: {', '.join(ids)}. {title}." for title, ids in why.items()]
     return sentences
 
 

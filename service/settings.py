@@ -66,7 +66,7 @@ class Usual(BaseSettings):
 
 
 class Settings(BaseSettings):
-    """Each field says when to change it. Values outside the bounds are refused at start."""
+    """Each flag says when to change it. Values outside the bounds are refused at start."""
 
     model_config = SettingsConfigDict(
         env_prefix="FEWSHOT_",

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from models_zoo.cards import ENTRIES
@@ -40,7 +41,7 @@ def _default(field: FieldInfo) -> str:
         return "the shipped zoo"
     if isinstance(default, bool):
         return "on" if default else "off"
-    if default in ((), "", None):
+    if default in ((), "", None, SecretStr("")):
         return "none"
     return f"`{default}`"
 

@@ -49,12 +49,17 @@ class Ask:
     orders: int | None = None
 
 
-def pair(uploads: Sequence[Upload], labels: Sequence[str], max_length: int) -> list[Example]:
-    """Images and labels in the same order -> examples. Raises `LabelCount` or `InvalidLabel`."""
+def pair(
+    uploads: Sequence[Upload], labels: Sequence[str], max_length: int, one_for_all: bool = False
+) -> list[Example]:
+    """Images and labels in the same order -> examples; `one_for_all`: a single label may stand for
+    every image. Raises `LabelCount` or `InvalidLabel`."""
+    if one_for_all and len(labels) == 1:
+        labels = [clean_label(labels[0], 0, max_length)] * len(uploads)
     if len(uploads) != len(labels):
         raise LabelCount(
             f"{len(uploads)} support images but {len(labels)} labels; send one label per image, "
-            "in the same order",
+            f"in the same order{', or one label for all' if one_for_all else ''}",
             images=len(uploads),
             labels=len(labels),
         )

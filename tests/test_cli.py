@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fewshot import app
+from models_zoo.cards import find_card, write_card
 from tests.service.asking import encoded, noise
 from tests.service.zoo import build_zoo
 
@@ -159,21 +160,36 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
             ["--model", "nope", "--support", support, "--query", image],
             "known: att",
         ),
-        "no such folder": (["--support", tmp_path / "no", "--query", image], "not a folder"),
-        "no query": (["--support", support], "at least one query"),
-        "no such query": (["--support", support, "--query", tmp_path / "no.png"], "No such file"),
+        "no such folder": (
+            ["--support", tmp_path / "no", "--query", image],
+            "no such folder or zip",
+        ),
+        "no query": (["--support", support], "--query IMAGE"),
+        "no such query": (
+            ["--support", support, "--query", tmp_path / "no.png"],
+            f"--query {tmp_path / 'no.png'}: no such file",
+        ),
         "not an image": (["--support", support, "--query", text], "text.png"),
         "one class": (["--support", alone, "--query", image], "'cat'"),
         "empty class": (["--support", empty, "--query", image], "cat has no images"),
-        "no zip": (["--support", text, "--query", image], "not a zip"),
-        "steps": (["--support", support, "--query", image, "--steps", "3"], "omit steps"),
+        "no zip": (["--support", text, "--query", image], "text.png: not a zip; name"),
+        "steps": (["--support", support, "--query", image, "--steps", "3"], "omit --steps and --"),
+        "orders": (["--support", support, "--query", image, "--orders", "2"], "omit --orders"),
+        "no folder to save in": (
+            ["--support", support, "--query", image, "--save", tmp_path / "no" / "x.onnx"],
+            f"--save {tmp_path / 'no' / 'x.onnx'}: there is no folder {tmp_path / 'no'}",
+        ),
+        "a folder as file": (
+            ["--support", support, "--query", image, "--save", tmp_path],
+            f"--save {tmp_path}: a folder; name a file",
+        ),
         "a file as folder": (
             ["--support", support, "--query", image, "--attention", image],
-            "exists",
+            f"--attention {image}: there is a file in the way",
         ),
         "no zoo": (
             ["--zoo", tmp_path / "no", "--support", support, "--query", image],
-            "known: none",
+            "not a folder; --zoo wants",
         ),
     }
 
@@ -190,6 +206,9 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "empty class",
         "no zip",
         "steps",
+        "orders",
+        "no folder to save in",
+        "a folder as file",
         "a file as folder",
         "no zoo",
     ],
@@ -204,6 +223,33 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
     assert result.stderr.startswith("fewshot: ")
     assert result.stderr.count("\n") == 1
     assert expected in result.stderr
+
+
+def test_paths_of_the_training_commands_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    file, none = tmp_path / "file", tmp_path / "none"
+    file.touch()
+    add = ["models", "add", "--backbone", "torchvision/resnet18", "--id", "x", "--weights"]
+    for arguments, expected in (
+        (["export", file], f"RUN {file}: a file; name a folder"),
+        (["export", none], f"RUN {none}: no such folder"),
+        (["train", tmp_path], f"RECIPE {tmp_path}: a folder; name a YAML file"),
+        ([*add, none], f"--weights {none}: no such file"),
+        ([*add, tmp_path], f"--weights {tmp_path}: a folder; name a file"),
+    ):
+        result = run(app, list(map(str, arguments)))
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith(f"fewshot: {expected}")
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["models", "list"], ["models", "show", "mean"], ["models", "time", "mean"]]
+)
+def test_a_zoo_that_is_not_there_is_no_unknown_model(tmp_path: Path, command: list[str]) -> None:
+    result = run(app, [*command, "--zoo", str(tmp_path / "no")])
+    assert result.exit_code == 2
+    assert "is not a folder; --zoo wants a folder of zoo entries" in result.stderr
 
 
 def test_a_damaged_entry_is_told_with_its_reason(zoo: Path, support: Path, tmp_path: Path) -> None:
@@ -251,6 +297,44 @@ def test_models_are_listed_shown_and_verified(zoo: Path, monkeypatch: pytest.Mon
     }
     unknown = run(app, ["models", "show", "nope", *where])
     assert (unknown.exit_code, unknown.stderr.count("\n")) == (2, 1)
+
+
+def test_verify_does_not_take_an_unknown_model_for_a_damaged_one(zoo: Path) -> None:
+    for names in (["nope"], ["mean", "nope"]):
+        result = run(app, ["models", "verify", *names, "--zoo", str(zoo)])
+        assert result.exit_code == 2
+        known = "attentive, descent, mean"
+        assert result.stderr == f"fewshot: unknown model 'nope'; known: {known}\n"
+
+
+def shown(model: str, *where: object) -> str:
+    table = run(app, ["models", "show", model, *map(str, where)], env={"COLUMNS": "200"}).stdout
+    return " ".join(table.replace("│", " ").split())
+
+
+def test_show_tells_what_the_card_says_of_attention_and_order() -> None:
+    mmnet, stanet = shown("mmnet-omniglot"), shown("stanet-omniglot")
+    assert "Order matters yes, of the examples" in mmnet
+    assert "Attention which examples count (layers: 1)" in mmnet
+    assert "Order matters no" in stanet
+    assert "which examples count, where in the query, where in the examples (layers: 3)" in stanet
+    assert "Uncertainty no" in stanet
+    assert "Uncertainty yes" in shown("alpaca-omniglot")
+
+
+def test_show_tells_what_the_accuracies_are_of(tmp_path: Path) -> None:
+    card = find_card("prototypical-omniglot")
+    row = card.accuracy[0].model_copy(update={"rotations": "classes", "transductive": False})
+    rows = {
+        "omniglot, turned too": row,
+        "omniglot": row.model_copy(update={"rotations": "none"}),
+        "omniglot, turned too, asked together": row.model_copy(update={"transductive": True}),
+    }
+    (tmp_path / card.id).mkdir()
+    write_card(card.model_copy(update={"accuracy": tuple(rows.values())}), tmp_path)
+    table = shown(card.id, "--zoo", tmp_path)
+    for words in rows:
+        assert f"tasks), {words} fewshot evaluate" in table
 
 
 def test_verify_tells_a_changed_file(zoo: Path, tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def mistakes(folder: Path) -> dict[str, tuple[str, list[object], str]]:
                 "unknown model": ([*asks, "--model", "nope"], "known: att"),
                 "no query": (["--support", SAMPLES / "support"], "--query"),
                 "empty folder": (["--support", empty, "--query", HOOK], f"{empty} holds no files"),
-                "no folder": (["--support", folder / "no", "--query", HOOK], "not a folder"),
+                "no folder": (["--support", folder / "no", "--query", HOOK], "no such folder"),
                 "no images asked": (["--support", SAMPLES / "support", empty], "holds no images"),
                 "not an image": (["--support", SAMPLES / "support", text], "text.png"),
                 "no such image": (["--support", SAMPLES / "support", folder / "no.png"], "no.png"),

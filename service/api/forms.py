@@ -14,6 +14,9 @@ from service.images import Upload, clean_name
 from service.problems import FileRef, InvalidLabel, InvalidRequest, NotMultipart
 from service.tasks import Example, clean_label, pair
 
+#: Unknown fields that an answer names.
+_MOST_NAMED = 5
+
 
 def _drop_blanks(values: object) -> object:
     """File inputs that were left empty: some forms send them as empty text."""
@@ -24,6 +27,18 @@ async def require_multipart(request: Request) -> None:
     """A dependency. Raises `NotMultipart`."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise NotMultipart("send the fields and files as multipart/form-data")
+
+
+async def known_fields(request: Request) -> None:
+    """A dependency: a misspelt field would be ignored otherwise. Raises `InvalidRequest`.
+
+    The form has been read by then, within the service's limits, and is only looked at again.
+    """
+    known = [param.alias for param in request.scope["route"].dependant.body_params]
+    unknown = [name for name in await request.form() if name not in known]
+    if unknown:
+        names = ", ".join(map(clean_name, list(dict.fromkeys(unknown))[:_MOST_NAMED]))
+        raise InvalidRequest(f"no such field: {names}; there are {', '.join(known)}")
 
 
 async def form_or_nothing(request: Request) -> None:
@@ -69,9 +84,7 @@ async def read_support(
     archives = await read(archive[0], [archive[1]] if archive[1] else [])
     longest = classifier.settings.max_label_length
     if not archives:
-        if one_for_all and len(labels) == 1:
-            labels = [clean_label(labels[0], 0, longest)] * len(uploads)
-        return pair(uploads, labels, longest)
+        return pair(uploads, labels, longest, one_for_all)
     if uploads or labels:
         raise InvalidRequest(f"send either {archive[0]}, or {images[0]} with labels")
     upload = archives[0]

@@ -10,7 +10,14 @@ from service.answers import build, check_asked
 from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive, Attention, InnerLr, Model, Orders, QueryImages, Steps, TopK
-from service.api.forms import Files, read, read_support, require_multipart, support_size
+from service.api.forms import (
+    Files,
+    known_fields,
+    read,
+    read_support,
+    require_multipart,
+    support_size,
+)
 from service.classifier import Classifier, Outcome
 from service.schemas import AttentionMode, Predictions
 from service.settings import Settings
@@ -57,7 +64,7 @@ TIFF; of an animation the first frame. Photos are uprighted, transparency become
     summary="Classify images from a few labelled examples",
     description=DESCRIPTION,
     response_model=Predictions,
-    dependencies=[Depends(require_multipart), READ],
+    dependencies=[Depends(require_multipart), Depends(known_fields), READ],
     responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504),
 )
 async def predict(

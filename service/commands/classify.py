@@ -10,10 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from models_zoo.cards import Card
 from service.answers import build
 from service.classifier import Classifier, Outcome
 from service.commands.errors import quiet_log, user_errors
 from service.commands.local import examples, local_classifier, queries, query_files
+from service.commands.paths import named
 from service.export import write
 from service.problems import InvalidRequest
 from service.schemas import AttentionMode
@@ -47,7 +49,8 @@ def run(options: Options) -> None:
         with local_classifier(options.zoo, options.device) as classifier:
             outcome = asyncio.run(_classify(classifier, options))
             if options.save is not None:
-                options.save.write_bytes(_file(classifier, outcome, options))
+                with named("--save", options.save):
+                    options.save.write_bytes(_file(classifier, outcome, options))
         if options.as_json:
             mode = AttentionMode.maps if options.attention else AttentionMode.none
             answer = build(outcome, mode, options.top_k, classifier.settings)
@@ -55,7 +58,8 @@ def run(options: Options) -> None:
         else:
             Console().print(_table(outcome, options.top_k))
         if options.attention is not None:
-            written = _write_sheets(outcome, options.attention)
+            with named("--attention", options.attention):
+                written = _write_sheets(outcome, options.attention)
             sys.stderr.write(f"{written} attention pictures written to {options.attention}\n")
         if options.save is not None:
             sys.stderr.write(f"classifier written to {options.save}\n")
@@ -64,7 +68,8 @@ def run(options: Options) -> None:
 async def _classify(classifier: Classifier, options: Options) -> Outcome:
     if options.save is not None and options.orders is not None:
         raise InvalidRequest("a saved classifier has learned in one order: omit --orders or --save")
-    classifier.models.card(options.model)  # an unknown model is told before files are read
+    # An unknown model, and what it does not take, is told before files are read.
+    _check(options, classifier.models.card(options.model))
     ask = Ask(
         options.model,
         tuple(examples(classifier, options.support)),
@@ -75,6 +80,18 @@ async def _classify(classifier: Classifier, options: Options) -> Outcome:
     )
     wanted, save = options.attention is not None, options.save is not None
     return await classifier.classify(ask, attention=wanted, keep=wanted, remember=save)
+
+
+def _check(options: Options, card: Card) -> None:
+    """As the engine would, but by the names of the flags. Raises `InvalidRequest`."""
+    if card.adaptation is None and (options.steps, options.inner_lr) != (None, None):
+        raise InvalidRequest(
+            f"{card.id} adapts without gradient steps: omit --steps and --inner-lr"
+        )
+    if options.orders is not None and not card.order_dependent:
+        raise InvalidRequest(
+            f"{card.id} does not depend on the order of the examples: omit --orders"
+        )
 
 
 def _file(classifier: Classifier, outcome: Outcome, options: Options) -> bytes:

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from service.commands.errors import fail, quiet_log, user_errors
+from service.commands.paths import check_data_dir
+from service.problems import StoreUnavailable, UnknownKey
 from service.settings import Settings
 from service.store.database import Database
 from service.store.keys import BELIEVED_S, Key, Keys, Scope
@@ -29,9 +31,17 @@ def create_key(
     as_json: bool,
 ) -> None:
     """Print a new key, this once."""
-    with _database(data_dir) as database:
-        key, text = Keys(database).create(name, _scopes(scopes), rate_per_minute, daily_quota)
+    with _database(data_dir, make=True) as database:
+        keys = Keys(database)
+        first = not keys.any()
+        key, text = keys.create(name, _scopes(scopes), rate_per_minute, daily_quota)
+        lost = keys.sets_of_nobody() if first else 0
     _show(key, text, as_json)
+    if lost:
+        sys.stderr.write(
+            f"{lost} support {'set' if lost == 1 else 'sets'} made before this first key: out of "
+            "reach from now on, unless the service runs with --auth off\n"
+        )
 
 
 def list_keys(data_dir: Path | None, as_json: bool) -> None:
@@ -96,14 +106,26 @@ def _show(key: Key, text: str, as_json: bool) -> None:
 
 
 @contextmanager
-def _database(data_dir: Path | None) -> Iterator[Database]:
+def _database(data_dir: Path | None, make: bool = False) -> Iterator[Database]:
+    """The service's database, named on stderr: keys in another one would change nothing. One that
+    is not there is an error unless `make`."""
     with user_errors(), quiet_log():
         settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+        check_data_dir(settings)
         database = Database(settings.database, threads=1)
+        new = database.missing
+        if new and not make:
+            fail(
+                f"there is no database {database.name}; give --data-dir or DATABASE_URL as for "
+                "`fewshot serve`"
+            )
         try:
             yield database
+        except (UnknownKey, StoreUnavailable) as error:
+            fail(f"{error.detail} (database: {database.name})")
         finally:
             database.close()
+    sys.stderr.write(f"database: {database.name}{', new' if new else ''}\n")
 
 
 def _scopes(text: str) -> list[Scope]:

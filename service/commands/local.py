@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import is_zipfile
 
 from service.archives import ArchiveLimits, Member, read_archive, read_folder
 from service.classifier import Classifier
+from service.commands.paths import check_zoo, named
 from service.images import Upload, clean_name
-from service.problems import FileRef, NoQuery
+from service.problems import BadArchive, FileRef, NoQuery, NoSupport
 from service.settings import Settings
 from service.tasks import Example, clean_label
 
@@ -19,6 +21,7 @@ def local_classifier(zoo: Path | None, device: str | None) -> Iterator[Classifie
     """A classifier under the user's settings, but for what is given here; closed afterwards."""
     chosen = {"zoo": zoo, "device": device}
     settings = Settings(**{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
+    check_zoo(settings.zoo)
     classifier = Classifier(settings)
     classifier.start()
     try:
@@ -28,8 +31,16 @@ def local_classifier(zoo: Path | None, device: str | None) -> Iterator[Classifie
 
 
 def members(path: Path, limits: ArchiveLimits, field: str = "support") -> list[Member]:
-    """The labelled images of a folder or zip. Raises the `Problem`s of `archives`."""
+    """The labelled images of the folder or zip that `--field` names. Raises the `Problem`s of
+    `archives`."""
+    if not path.exists():
+        raise NoSupport(f"--{field} {path}: no such folder or zip")
     if path.is_file():
+        if not is_zipfile(path):
+            raise BadArchive(
+                f"--{field} {path}: not a zip; name a folder or a zip with one sub-folder of "
+                "images per class"
+            )
         return read_archive(path.read_bytes(), FileRef(field, 0, path.name), limits)
     return read_folder(path, limits)
 
@@ -50,16 +61,22 @@ def query_files(paths: Sequence[Path]) -> list[Path]:
     """Files, and the files directly inside folders. Raises `NoQuery`."""
     files: list[Path] = []
     for path in paths:
+        if not path.exists():
+            raise NoQuery(f"--query {path}: no such file or folder")
         inside = sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else [path]
         if not inside:
-            raise NoQuery(f"{path} holds no images")
+            raise NoQuery(f"--query {path}: the folder holds no images")
         files += inside
+    if not files:
+        raise NoQuery("name at least one query: --query IMAGE, or a folder of images")
     return files
 
 
 def queries(files: Sequence[Path]) -> list[Upload]:
-    """Raises `OSError` where one cannot be read."""
-    return [
-        Upload(FileRef("query", index, clean_name(file.name)), file.read_bytes())
-        for index, file in enumerate(files)
-    ]
+    """Raises `typer.Exit` where one cannot be read."""
+    found = []
+    for index, file in enumerate(files):
+        with named("--query", file):
+            ref = FileRef("query", index, clean_name(file.name))
+            found.append(Upload(ref, file.read_bytes()))
+    return found

@@ -13,6 +13,7 @@ from models_zoo.cards import (
     CARD_NAME,
     ENTRIES,
     Accuracy,
+    AttentionSpec,
     Card,
     Speed,
     ZooError,
@@ -21,6 +22,7 @@ from models_zoo.cards import (
     verify,
 )
 from service.commands.errors import fail, user_errors
+from service.commands.paths import check_zoo
 
 
 def list_models(zoo: Path | None, as_json: bool) -> None:
@@ -64,6 +66,9 @@ def show_model(entry: str, zoo: Path | None, as_json: bool) -> None:
             "Limits": f"{limits.max_way} classes, {limits.max_shot} images each, "
             f"{limits.max_support} in all, {limits.max_query} queries",
             "Transductive": "yes" if card.transductive else "no",
+            "Order matters": "yes, of the examples" if card.order_dependent else "no",
+            "Uncertainty": "yes" if card.uncertainty else "no",
+            "Attention": _attention(card.attention),
             "Licence": card.license,
         }
         if training is not None:
@@ -84,7 +89,7 @@ def show_model(entry: str, zoo: Path | None, as_json: bool) -> None:
         for name, value in facts.items():
             table.add_row(name, value)
         for measured in card.accuracy:
-            table.add_row("Accuracy", f"{_accuracy(measured)}, {measured.dataset}")
+            table.add_row("Accuracy", f"{_accuracy(measured)}, {_test_of(measured)}")
             table.add_row("", measured.command)
         for timed in card.speed:
             table.add_row("Speed", f"{speed_of(timed)}; {timed.hardware}")
@@ -98,12 +103,12 @@ def verify_models(entries: list[str], zoo: Path | None, as_json: bool) -> None:
     """Check the files of the named entries, or of all. Exit code 2 if any differs."""
     with user_errors():
         found: dict[str, str] = {}
-        for entry in entries or _names(zoo):
+        known = _names(zoo)
+        if unknown := [entry for entry in entries if entry not in known]:
+            raise ZooError(f"unknown model {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+        for entry in entries or known:
             try:
-                if entries:
-                    verify(find_card(entry, _root(zoo)), _root(zoo))
-                else:
-                    verify(load_card(_root(zoo) / entry), _root(zoo))
+                verify(load_card(_root(zoo) / entry), _root(zoo))
                 found[entry] = "ok"
             except ZooError as error:
                 found[entry] = str(error)
@@ -120,14 +125,14 @@ def verify_models(entries: list[str], zoo: Path | None, as_json: bool) -> None:
 
 
 def _root(zoo: Path | None) -> Path:
-    return ENTRIES if zoo is None else zoo
+    """Raises `typer.Exit` where there is no such folder."""
+    root = ENTRIES if zoo is None else zoo
+    check_zoo(root)
+    return root
 
 
 def _names(zoo: Path | None) -> list[str]:
-    root = _root(zoo)
-    if not root.is_dir():
-        raise ZooError(f"{root} is not a folder")
-    return sorted(path.parent.name for path in root.glob(f"*/{CARD_NAME}"))
+    return sorted(path.parent.name for path in _root(zoo).glob(f"*/{CARD_NAME}"))
 
 
 def _input(card: Card) -> str:
@@ -140,6 +145,24 @@ def _accuracy(measured: Accuracy) -> str:
         f"{measured.mean:.2%} ± {measured.ci95:.2%} "
         f"({measured.way}-way {measured.shot}-shot, {measured.tasks} tasks)"
     )
+
+
+def _test_of(measured: Accuracy) -> str:
+    """What was classified, and how, where that is not one query at a time."""
+    turned = ", turned too" if measured.rotations == "classes" else ""
+    together = ", asked together" if measured.transductive else ""
+    return f"{measured.dataset}{turned}{together}"
+
+
+def _attention(spec: AttentionSpec) -> str:
+    """To what, and in how many layers."""
+    kinds = {
+        "which examples count": spec.task,
+        "where in the query": spec.query,
+        "where in the examples": spec.support,
+    }
+    told = ", ".join(kind for kind, given in kinds.items() if given)
+    return f"{told} (layers: {spec.layers})" if told else "none"
 
 
 def speed_of(row: Speed) -> str:

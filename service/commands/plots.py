@@ -20,7 +20,7 @@ from service.commands.errors import quiet_log, user_errors
 from service.commands.local import examples, local_classifier, members, queries, query_files
 from service.engine.episode import Floats, State
 from service.images import Upload, clean_name, decode
-from service.problems import FileRef, InvalidRequest, NoQuery
+from service.problems import FileRef, InvalidRequest
 from service.tasks import Ask, Example, classes_of
 
 #: Queries that one picture of attention has room for.
@@ -72,7 +72,7 @@ def attention(
         spec = card.attention
         if not (spec.task or spec.query or spec.support):
             raise InvalidRequest(f"{model} has no attention, neither to places nor to examples")
-        files, taught = _files(asked), examples(classifier, support)
+        files, taught = query_files(asked), examples(classifier, support)
         if len(files) > _QUERIES:
             raise InvalidRequest(f"{len(files)} queries; one picture has room for {_QUERIES}")
         outcome = _answer(classifier, model, taught, files)
@@ -110,7 +110,7 @@ def similarity(
         weights = card.attention.task and not cosine
         if not weights:
             _check_vectors(card)
-        files, taught = _files(asked), examples(classifier, support)
+        files, taught = query_files(asked), examples(classifier, support)
         if weights:
             outcome = _answer(classifier, model, taught, files)
             found = outcome.answer.attention.task
@@ -194,13 +194,6 @@ def _check_vectors(card: Card) -> None:
         )
     if card.adaptation is None:
         raise InvalidRequest(f"{card.id} has no encoder of its own")
-
-
-def _files(asked: Sequence[Path]) -> list[Path]:
-    """Raises `NoQuery`."""
-    if not asked:
-        raise NoQuery("name at least one image to ask about, with --query")
-    return query_files(asked)
 
 
 def _answer(

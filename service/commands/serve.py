@@ -24,6 +24,7 @@ from service import logs, tracing
 from service.app import create_app
 from service.classifier import Classifier
 from service.commands.errors import fail, quiet_log, user_errors
+from service.commands.paths import check_data_dir, check_zoo
 from service.commands.supervisor import Supervisor
 from service.http import Connection
 from service.lifecycle import TAIL_S
@@ -56,8 +57,8 @@ def run(arguments: Sequence[str]) -> None:
     """Serve until told to stop. What the flags leave out is as `Settings` says."""
     with user_errors():
         settings = from_arguments(arguments)
-        if not settings.zoo.is_dir():
-            fail(f"{settings.zoo} is not a folder; --zoo wants a folder of zoo entries")
+        check_zoo(settings.zoo)
+        check_data_dir(settings)
         _require(settings)
         logging.config.dictConfig(logs.configuration(settings))
         listener = _listen(settings)

@@ -13,6 +13,7 @@ from rich.console import Console
 from models_zoo.cards import ENTRIES, Card, Speed, find_card, replaced, write_card
 from service.commands.errors import user_errors
 from service.commands.models import speed_of, write_json
+from service.commands.paths import check_zoo
 from service.engine.episode import Answer, Episode
 from service.engine.onnx import OnnxRuntime
 from service.engine.stages import answers
@@ -28,6 +29,7 @@ def time_model(
     """Measure an entry's speed on this machine; `record` writes it on the card."""
     with user_errors():
         root = ENTRIES if zoo is None else zoo
+        check_zoo(root)
         row = measure(find_card(entry, root), root, way=way, shot=shot, queries=queries)
         if record:
             # Read again: something else may have been recorded while this was measured.

@@ -63,6 +63,23 @@ class Database:
         #: The last write failed; `ready` finds out whether the next one would.
         self.faulted = False
 
+    @property
+    def name(self) -> str:
+        """The file, or PostgreSQL's database and host: without user, password or anything else."""
+        url = self.engine.url
+        if self.is_sqlite:
+            return url.database or "memory"
+        hosts = url.host or url.query.get("host", "localhost")
+        host = hosts if isinstance(hosts, str) else ",".join(hosts)
+        port = "" if url.port is None else f":{url.port}"
+        return f"{url.database or 'the default database'} on {host}{port}"
+
+    @property
+    def missing(self) -> bool:
+        """Whether `open` would make it: no file is there. PostgreSQL's are made by others."""
+        file = self.engine.url.database if self.is_sqlite else None
+        return bool(file) and not str(file).startswith("file:") and not Path(str(file)).exists()
+
     def open(self) -> None:
         """Bring the tables up to date. Raises `StoreUnavailable`; what comes next tries again."""
         with self._opening:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from service.problems import InvalidRequest, UnknownKey
 from service.store.database import Database
-from service.store.tables import api_keys
+from service.store.tables import api_keys, support_sets
 
 _TOKEN = re.compile(r"fewshot_([0-9a-f]{12})_([\w-]{43})", re.ASCII)
 #: How long an answer about a key is believed; a revoked key works at most this much longer.
@@ -117,6 +117,15 @@ class Keys:
         with self._database.read() as connection:
             rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at))
             return [_key(row) for row in rows]
+
+    def sets_of_nobody(self) -> int:
+        """Support sets that were made without a key, and that no key reaches."""
+        expires = support_sets.c.expires_at
+        query = select(func.count()).where(
+            support_sets.c.owner == "", expires.is_(None) | (expires > self._clock())
+        )
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def rotate(self, key_id: str) -> tuple[Key, str]:
         """The key under a new text, with its sets, scopes and limits; the text before is no longer

@@ -23,6 +23,7 @@ from fewshot_client import (
     Gone,
     InvalidRequest,
     NotFound,
+    NotSent,
     Outdated,
     Retry,
     SupportSet,
@@ -135,6 +136,22 @@ def test_faults_are_exceptions_with_the_problem(client: Client) -> None:
         client.classify("mean", {"a": [1]}, CAT)  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="is no id"):
         client.get_set("..")
+
+
+def test_images_that_are_not_there_are_told_before_anything_is_sent(tmp_path: Path) -> None:
+    support = ROOT / "samples" / "support"
+    with Client("http://127.0.0.1:1") as client:
+        for call, words in (
+            (lambda: client.ask("set_x", "mean", support), f"{support} holds no images"),
+            (lambda: client.ask("set_x", "mean", []), "no images to ask about"),
+            (lambda: client.classify("mean", support, "nope.png"), "no such file: nope.png"),
+            (lambda: client.create_set("nope"), "no such folder or zip: nope"),
+            (lambda: client.create_set({"cat": tmp_path}), f"{tmp_path} holds no images"),
+            (lambda: client.add("set_x", tmp_path), "has no folders of images"),
+        ):
+            with pytest.raises(NotSent, match=re.escape(words)) as refused:
+                call()
+            assert refused.value.__cause__ is None
 
 
 def test_a_support_set_from_its_making_to_its_end(client: Client) -> None:

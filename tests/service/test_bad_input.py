@@ -40,6 +40,13 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
+def test_a_misspelt_field_is_named_with_those_that_there_are(client: TestClient) -> None:
+    refused = ask(client, task(), QUERY, step="3", topk="1")
+    detail = assert_problem(refused, 422, "invalid-request")["detail"]
+    assert detail.startswith("no such field: step, topk; there are model, support_images, ")
+    assert "steps" in detail
+
+
 @pytest.mark.parametrize(
     ("support", "queries", "fields", "status", "kind"),
     [
@@ -47,6 +54,7 @@ def png_header(width: int, height: int) -> bytes:
         (task(), [], {}, 422, "invalid-request"),
         (task("a"), QUERY, {}, 422, "one-class"),
         (task(), QUERY, {"support_labels": ["a"]}, 422, "label-count"),
+        (task(), QUERY, {"step": "3"}, 422, "invalid-request"),
         (task(), QUERY, {"support_labels": ["a"] * 7}, 422, "label-count"),
         (task("abcdefg", 1), QUERY, {}, 422, "too-many-classes"),
         (task("ab", 6), QUERY, {}, 422, "too-many-shots"),

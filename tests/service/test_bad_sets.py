@@ -23,6 +23,7 @@ from service.settings import Settings
 from tests.service.asking import (
     SETS,
     add,
+    ask,
     ask_set,
     assert_problem,
     encoded,
@@ -117,6 +118,13 @@ def test_what_is_wrong_in_an_archive_does_not_sink_the_rest(client: TestClient, 
         if one["problem"]:
             where = {"field": "archive", "index": one["index"], "name": one["filename"]}
             assert one["problem"]["file"] == where
+
+
+def test_one_label_for_all_is_offered_where_it_is_taken(client: TestClient) -> None:
+    made = make_set(client, task("ab", 1), labels=[])
+    assert made.json()["detail"].endswith("in the same order, or one label for all")
+    asked = ask(client, task("ab", 1), QUERY, support_labels=["a"])
+    assert asked.json()["detail"].endswith("in the same order")
 
 
 def test_an_archive_of_which_nothing_can_be_taken_is_refused(client: TestClient) -> None:

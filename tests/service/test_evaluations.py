@@ -177,6 +177,7 @@ def test_one_that_diverges_harms_no_other(zoo: Path) -> None:
     assert faults.pop("descent").endswith(":adaptation-diverged")
     assert faults == {"mean": None, "attentive": None}
     assert document["advice"]["model"] in faults
+    assert any("Not judged: descent. " in sentence for sentence in document["advice"]["text"])
 
 
 class Counted(OnnxRuntime):
@@ -249,6 +250,10 @@ def test_one_that_is_not_done_in_time_leaves_the_others_numbers(zoo: Path) -> No
             faults = {m["model"]: m["problem"] and m["problem"]["type"] for m in document["models"]}
             assert faults.pop("descent").endswith(":deadline-exceeded")
             assert faults == {"mean": None, "attentive": None}
+            told = " ".join(document["advice"]["text"])
+            assert (
+                "Not judged in time: descent; ask again with a longer `X-Request-Timeout`" in told
+            )
             alone = client.post(
                 url, data={"models": "descent"}, headers={"X-Request-Timeout": "0.5"}
             )

@@ -310,6 +310,58 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(zoo: Path, tmp_pat
     assert plain.stdout.count("\n") == 1
 
 
+def test_the_database_is_named_and_made_by_create_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for arguments in (("list",), ("rotate", "key_x"), ("revoke", "key_x")):
+        done = _fewshot(folder, *arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert str(folder / "fewshot.sqlite3") in done.stderr
+        assert "--data-dir or DATABASE_URL" in done.stderr
+        assert not folder.exists()
+    for arguments in (("create", "a"), ("create", "b", "--json"), ("list",), ("list", "--json")):
+        done = _fewshot(folder, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert f"database: {folder / 'fewshot.sqlite3'}" in done.stderr
+        assert "fewshot.sqlite3" not in done.stdout
+    unknown = _fewshot(folder, "revoke", "key_nobody")
+    assert str(folder / "fewshot.sqlite3") in unknown.stderr
+
+
+def test_a_file_is_no_data_folder(tmp_path: Path, zoo: Path) -> None:
+    file = tmp_path / "bad.png"
+    file.touch()
+    runner = CliRunner()
+    for command in (["serve", "--zoo", str(zoo), "--port", "0"], ["keys", "list"]):
+        for folder in (file, file / "below"):
+            refused = runner.invoke(fewshot, [*command, "--data-dir", str(folder)])
+            assert refused.exit_code == 2
+            assert refused.stderr == f"fewshot: --data-dir: {file} is a file; name a folder\n"
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password() -> None:
+    url = "postgresql://shop:secret-word@127.0.0.1:1/sets?password=secret-word"
+    for command in (["create", "k"], ["list"]):
+        refused = CliRunner().invoke(fewshot, ["keys", *command], env={"DATABASE_URL": url})
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert "does not answer" in refused.stderr
+        assert "(database: sets on 127.0.0.1:1)" in refused.stderr
+        assert "secret" not in refused.output
+
+
+def test_the_first_key_says_which_sets_it_locks_out(zoo: Path, tmp_path: Path) -> None:
+    settings = Settings(zoo=zoo, device="cpu", data_dir=tmp_path)
+    with TestClient(create_app(settings)) as client:
+        for _ in range(2):
+            assert make_set(client).status_code == 201
+        first = _fewshot(tmp_path, "create", "first", "--json")
+        assert "2 support sets made before this first key" in first.stderr
+        head = bearer(json.loads(first.stdout)["key"])
+        assert client.get(SETS, headers=head).json()["support_sets"] == []
+    assert "before this first key" not in _fewshot(tmp_path, "create", "second").stderr
+    with TestClient(create_app(settings.model_copy(update={"auth": "off"}))) as client:
+        assert len(client.get(SETS).json()["support_sets"]) == 2
+
+
 def test_a_key_with_a_new_text_keeps_its_sets_and_the_old_text_is_refused(
     zoo: Path, tmp_path: Path
 ) -> None:

@@ -20,10 +20,16 @@ def test_the_page_of_settings_is_current() -> None:
     assert (ROOT / "docs" / "settings.md").read_text("utf-8") == page()
 
 
+def test_a_setting_without_a_default_has_none() -> None:
+    assert "``" not in page()
+    assert "`FEWSHOT_DATABASE_URL`: default none." in page()
+
+
 def test_every_setting_is_a_flag_and_says_when_to_change_it() -> None:
     shown = run(app, ["serve", "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     assert "--fewshot" not in shown.stdout  # one name each
+    assert "Each flag says when" in shown.stdout
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in shown.stdout
         assert len((field.description or "").split()) >= 10, name
