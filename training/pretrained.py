@@ -190,7 +190,9 @@ def read(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         reason = str(error).strip().split("\n", 1)[0]
-        raise ZooError(f"{path}: no file of weights: {reason}") from None
+        raise ZooError(
+            f"{path}: no weights in it, as torch.save (.pth) or safetensors writes them ({reason})"
+        ) from None
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ZooError(f"{path}: not a state dict, tensors by name")
     return found

@@ -197,7 +197,9 @@ def test_work_of_a_client_that_has_gone_is_dropped(zoo: Path) -> None:
                 await asyncio.sleep(0.01)
             leaves.set()  # it disconnects while its work waits
             assert await second == 499
-            assert classifier.admission.held == 3
+            async with asyncio.timeout(5):  # the cancelled task still has to run to its end
+                while classifier.admission.held > 3:
+                    await asyncio.sleep(0.01)
             gate.opened.set()
             assert await first == 200
 
