@@ -172,7 +172,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(file: Path, zoo: Path, tmp_pat
     check(add(new, backbone="torchvision/resnet50/V7"), "known: IMAGENET1K_V1")
     check(add(new, backbone="torchvision/vit_h_14"), "2.5 GB of weights; an ONNX file holds 2 GiB")
     check(add(new, entry="../out"), "is no id")
-    check(add(new, "--weights", tmp_path / "none.pth"), "No such file")
+    check(add(new, "--weights", tmp_path / "none.pth"), "no such file")
     check(add(new, "--weights", text), "no weights in it")
     check(add(new, "--weights", whole), "not a state dict")
     check(add(new, "--weights", other), "conv1.weight has no place in this one")
