@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from models_zoo import registry
 from models_zoo.cards import Adaptation, EntryId, InputSpec, Limits, Paper
@@ -302,7 +301,7 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{blamed}: {where}: {reason(first)}") from None
 
 
-def reason(error: ErrorDetails) -> str:
+def reason(error: Mapping[str, Any]) -> str:
     """What is wrong, in the words of recipes."""
     if error["type"] == "extra_forbidden":
         return "there is no such setting"
@@ -310,7 +309,7 @@ def reason(error: ErrorDetails) -> str:
         return f"a list is wanted, as in [{error['input']}]"
     if error["type"] == "model_type":
         return f"has settings in it, as in {error['loc'][-1]}.name=..."
-    return error["msg"].removeprefix("Value error, ")
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def key_of(change: str) -> str:
