@@ -22,7 +22,7 @@ class InputShape:
 
 
 class Learner(nn.Module):
-    """A few-shot learner: phi = adapt(D; theta), y = predict(x; phi)  (seed 002).
+    """A few-shot learner: phi = adapt(D; theta), y = predict(x; phi)  ("Learn how to Learn").
 
     `encode` is the part that does not depend on the task, run once per image; `adapt` and
     `predict` take what it returns. A learner whose encoder is itself adapted (MAML) keeps the

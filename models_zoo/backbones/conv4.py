@@ -1,6 +1,6 @@
 """Conv4: four blocks of 3x3 convolution, batch norm, ReLU and (where asked) 2x2 max-pooling.
 
-Vinyals et al. 2016; the seeds' "Conv64". Pooling in all four stages leaves a vector of a 28 px
+Vinyals et al. 2016; often "Conv64". Pooling in all four stages leaves a vector of a 28 px
 image; pooling in the first two keeps a 7x7 map for spatial attention.
 """
 

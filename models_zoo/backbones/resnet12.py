@@ -2,7 +2,7 @@
 
 Widths by name, the parameters counted without a head:
 
-    resnet12-2.6m   64-96-128-256    seed 000's "2.6M": the backbone and three STA layers
+    resnet12-2.6m   64-96-128-256    Yan et al.'s "2.6M": the backbone and three STA layers
     resnet12-8m     64-128-256-512   the field's 8M one
     resnet12-12m    64-160-320-640   the field's 12.4M one (MetaOptNet)
 """

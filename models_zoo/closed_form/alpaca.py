@@ -1,4 +1,4 @@
-"""ALPaCA (Harrison, Sharma and Pavone 2018; seed 002): Bayesian linear regression, learned prior.
+"""ALPaCA (Harrison, Sharma and Pavone 2018): Bayesian linear regression, learned prior.
 
 The weights K [D, way] of a linear model of the features f have a learned prior, which the support
 set turns into a posterior; a query's answer comes with the variance that is left. Targets are the

@@ -1,4 +1,4 @@
-"""MetaOptNet (Lee, Maji, Ravichandran and Soatto 2019; seed 002): a convex classifier on top.
+"""MetaOptNet (Lee, Maji, Ravichandran and Soatto 2019): a convex classifier on top.
 
 The base learner A is a linear classifier trained to its optimum on the support features, so that
 its solution has a derivative; the features are learned to suit it. With features X [N, D] and

@@ -4,7 +4,7 @@ The weights of a class in the last layer are predicted from the activations befo
 phi(mean activation of the class), and P(y | x) = softmax of w_y . a(x). phi knows no classes, so
 that it serves new ones without a step of training.
 
-Choices where the seeds are silent:
+Choices of our own:
 - Activations have length one on both sides of phi and so have its outputs; the products have a
   learned temperature.
 - phi has two layers, and what they make is added to the mean itself, so that training starts near

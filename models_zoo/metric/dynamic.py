@@ -1,4 +1,4 @@
-"""Dynamic few-shot learning without forgetting (Gidaris and Komodakis 2018; seed 000, Table 1).
+"""Dynamic few-shot learning without forgetting (Gidaris and Komodakis 2018).
 
 Base classes, known from training, have learned weight vectors. The weights of a new class are made
 of its examples and, by attention, of the base classes' weights (the paper's section 3.2):

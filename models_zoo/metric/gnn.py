@@ -1,4 +1,4 @@
-"""Few-shot learning with graph neural networks (Garcia and Bruna 2018; seed 000, Table 1).
+"""Few-shot learning with graph neural networks (Garcia and Bruna 2018).
 
 The support examples and one query are the nodes of a graph, x = [features; label], the query's
 label uniform over the classes. A layer learns the edges from the nodes, A_ij = softmax over j of

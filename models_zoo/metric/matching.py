@@ -1,13 +1,14 @@
-"""Matching Networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra 2016; seed 002).
+"""Matching Networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra 2016).
 
 P(y | x, S) = sum of a(x, x_i) over the examples labelled y, a = softmax of the cosine between f(x)
 and g(x_i) (the paper's Eq. 1 and section 2.1.1). With Full Conditional Embeddings, g and f depend
 on the whole support set: g adds a bidirectional LSTM over it (appendix A.2), f is an LSTM that
 reads it K times by attention (appendix A.1, Eq. 3 to 6).
 
-Choices where paper and seed are silent:
+Choices where the paper is silent:
 - A softmax of cosines cannot be sure of itself: they are scaled by a learned temperature.
-- f' and g' share one network, as the seed has it, and have length one before they enter the LSTMs.
+- f' and g' share one network, as in "Learn how to Learn", and have length one before they enter the
+  LSTMs.
 - The reads attend by a softmax of dot products, as in Eq. 6, with a learned temperature too.
 - The bidirectional LSTM reads the set from its most typical example to its least: by falling dot
   product with the set's mean, both of full length (of two unit vectors either is as far from the

@@ -1,8 +1,8 @@
 """A key-value memory written one example after another, for a batch of tasks.
 
 An example joins the nearest slot if that has its label, else it opens a slot of its own: Eq. 4 of
-seed 003 (Memory Matching Networks) and, but for what happens when no slot is left, the life-long
-memory of Kaiser, Nachum, Roy and Bengio (ICLR 2017).
+Cai et al. 2018 (Memory Matching Networks) and, but for what happens when no slot is left, the
+life-long memory of Kaiser, Nachum, Roy and Bengio (ICLR 2017).
 
 A memory key is always a weighted sum of support keys, so the memory is carried as those weights
 `[B, M, N]`, similarities come from the support keys' Gram matrix, and the keys themselves are one
@@ -19,7 +19,7 @@ from torch._higher_order_ops.scan import scan
 
 EMPTY = -1e9
 
-#: Where an example goes that finds no slot left: into the nearest one all the same (seed 003), or
+#: Where an example goes that finds no slot left: into the nearest one all the same (Cai et al.), or
 #: in place of the slot that was written longest ago (Kaiser et al.).
 WhenFull = Literal["nearest", "oldest"]
 

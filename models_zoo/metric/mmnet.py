@@ -1,10 +1,10 @@
-"""Memory Matching Networks (Cai et al. 2018; seed 003). Equation numbers are the seed's.
+"""Memory Matching Networks (Cai et al. 2018). Equation numbers are the paper's.
 
 The support set is written into a key-value memory (Eq. 3, 4); support images are embedded by
 reading it (Eq. 5, 6); a bi-LSTM reads its slots and predicts the last convolution of the query
 branch (Eq. 7, 8); queries and support images are matched by dot product (Eq. 2, 9).
 
-Where the seed is silent:
+Where the paper is silent:
 - The factorised last convolution is Bertinetto et al.'s: 1x1, a predicted 3x3 per channel, 1x1.
 - f and g share their first three blocks, so that the trunk runs once per image.
 - Dot products of unnormalised features saturate a softmax: features are L2-normalised

@@ -1,4 +1,4 @@
-"""Prototypical Networks (Snell, Swersky and Zemel 2017; seed 002).
+"""Prototypical Networks (Snell, Swersky and Zemel 2017).
 
 A class is the mean of its support features; a query belongs to the nearest one.
 """

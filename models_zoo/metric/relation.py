@@ -1,4 +1,4 @@
-"""Relation Networks (Sung, Yang, Zhang, Xiang, Torr and Hospedales 2018; seed 002).
+"""Relation Networks (Sung, Yang, Zhang, Xiang, Torr and Hospedales 2018).
 
 A learned comparison: the feature maps of a class and of a query are put together and a small
 network gives their relation r = sigmoid(g(C(f(x_i), f(x_j)))), Eq. 1 of the paper. It is trained to

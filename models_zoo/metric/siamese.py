@@ -1,4 +1,4 @@
-"""Siamese Network (Koch, Zemel and Salakhutdinov 2015; seeds 002 and 003).
+"""Siamese Network (Koch, Zemel and Salakhutdinov 2015; Cai et al. 2018).
 
 Two images go through one network; a weighted L1 distance of what it makes of them decides whether
 they are of one class: p = sigmoid(sum_j alpha_j |h_1j - h_2j|), section 3.1. It is trained on pairs

@@ -1,7 +1,7 @@
-"""STANet: a dual attention network with semantic embedding (Yan, Zhang and He 2019; seed 000).
+"""STANet: a dual attention network with semantic embedding (Yan, Zhang and He 2019).
 
 Spatial attention finds, in the query and in every support image, the places that look like the
-query; task attention finds the support examples that look like it. Equation numbers are seed 000's.
+query; task attention finds the support examples that look like it. Equation numbers are theirs.
 The semantic branch (Eq. 11 to 13) exists in training only: `training/objectives/semantic.py`.
 """
 
@@ -41,7 +41,7 @@ class SpatialAttention(nn.Module):
 
 
 class FixedAttention(nn.Module):
-    """The ablations of seed 000, Table 2: uniform weights, or a Gaussian at the centre."""
+    """The ablations of Yan et al. 2019, Table 2: uniform weights, or a Gaussian at the centre."""
 
     weights: Tensor
 
@@ -76,7 +76,7 @@ class STALayer(nn.Module):
         self.query = nn.Linear(channels, key_dim, bias=False)
         self.key = nn.Linear(channels, key_dim, bias=False)
         self.value = nn.Linear(channels + slots, value_dim, bias=False)
-        # Starting from one projection for both makes the first attention a similarity (the seed
+        # Starting from one projection for both makes the first attention a similarity (the paper
         # does not say how the weights start); they are free to part from there.
         self.key.load_state_dict(self.query.state_dict())
         self.scale = 1 / math.sqrt(key_dim)

@@ -1,9 +1,9 @@
 """MANN, a memory-augmented neural network with least-recently-used access.
 
 Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, "Meta-Learning with Memory-Augmented Neural
-Networks" (ICML 2016); seed 002. Images come one after another, the label of each one step late, so
-that it has to be kept in memory. At time t an LSTM controller sees (x_t, y_{t-1}) and what was
-read at t - 1; each head reads and writes (equation numbers of the paper's section 3.2):
+Networks" (ICML 2016). Images come one after another, the label of each one step late, so that it
+has to be kept in memory. At time t an LSTM controller sees (x_t, y_{t-1}) and what was read at
+t - 1; each head reads and writes (equation numbers of the paper's section 3.2):
 
     w^w_t  = sigma(alpha_t) w^r_{t-1} + (1 - sigma(alpha_t)) w^lu_{t-1}                  (7)
     M_t(i) = M_{t-1}(i) + w^w_t(i) a_t, the least used slot having been erased           (8)
@@ -19,7 +19,7 @@ by then. A query finds it written, so that a step here is: see x_t, read, answer
 write what is time t + 1's.
 
 Choices where the paper is silent or differs: images go through Conv4 first; the read has the key
-strength beta and the write the add vector a apart from the key, both of the seed's NTM; head h has
+strength beta and the write the add vector a apart from the key, both of the NTM (`ntm`); head h has
 the h-th least used slot; nothing has been read at first, and slots are first used in their order;
 padding is no step at all. At the start keys and what is added are one projection of h, beta is 10,
 the LSTM forgets, and writes go to the least used slots, so that the first reads find the images

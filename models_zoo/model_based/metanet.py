@@ -1,6 +1,6 @@
 """MetaNet, Meta Networks: fast weights from the gradients of the slow weights' loss.
 
-Munkhdalai and Yu (ICML 2017); seed 002, "Meta Networks" (its steps 1 to 6). An encoder u with slow
+Munkhdalai and Yu (ICML 2017), in the six steps of "Learn how to Learn". An encoder u with slow
 weights Q represents images, a classifier b with slow weights W labels them:
 
     1  Q*   = d({grad_Q L(u(x_i), y_i)}, i = 1..T)     d: an LSTM over T examples

@@ -1,4 +1,4 @@
-"""The memory of a Neural Turing Machine, for a batch of tasks (seed 002; Graves et al. 2014).
+"""The memory of a Neural Turing Machine, for a batch of tasks (Graves et al. 2014).
 
 A memory is `[B, M, W]`: M slots of width W. Each of H heads weighs the slots, `[B, H, M]`.
 """

@@ -1,4 +1,4 @@
-"""Siamese with Memory: a life-long memory of keys, values and ages (seed 003's SM).
+"""Siamese with Memory: a life-long memory of keys, values and ages (Cai et al.'s SM).
 
 Kaiser, Nachum, Roy and Bengio, "Learning to Remember Rare Events" (ICLR 2017). The memory holds
 keys K of length one, their values V (labels) and ages A. An example q of label v, of length one,

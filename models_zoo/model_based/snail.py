@@ -1,7 +1,7 @@
 """SNAIL, a simple neural attentive meta-learner: temporal convolutions and causal attention.
 
-Mishra, Rohaninejad, Chen and Abbeel (ICLR 2018); seed 002, "SNAIL". The support examples with
-their labels, and at the end a query without, are a sequence; every layer adds channels to it:
+Mishra, Rohaninejad, Chen and Abbeel (ICLR 2018). The support examples with their labels, and at the
+end a query without, are a sequence; every layer adds channels to it:
 
     dense block   x -> [x; tanh(F * x) o sigmoid(G * x)], F and G causal convolutions of width 2
                   over times t and t - dilation; a TC block is a row of them, dilations 1, 2, 4 ...
@@ -11,7 +11,7 @@ Nothing looks ahead, so `adapt` runs over the support examples once and keeps wh
 look back at: keys and values, and each dense block's input `dilation` steps ago. `predict` gives
 every query that next place, and none sees another. The order of the examples matters.
 
-Where the seed and the paper are silent: padding holds no place in the sequence; the labels are
+Where the paper is silent: padding holds no place in the sequence; the labels are
 one-hot rows of `max_way` slots; the embedding ends in batch norm, and attention starts as a
 similarity of images (see `Attention`). From weights as they come, accuracy stays at chance for
 thousands of steps.

@@ -1,7 +1,7 @@
 """MAML: learn the initial weights from which a few gradient steps suffice.
 
-Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks"
-(ICML 2017); seed 002, "Model-Agnostic Meta-Learning (MAML)". For every task
+Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks" (ICML
+2017). For every task
 
     phi <- phi - alpha grad L(phi, support),   phi_0 = theta,   S times        (adapt)
     y    = f(query; phi)                                                       (predict)

@@ -1,9 +1,8 @@
 """MetaLSTM: an LSTM as the optimiser, its cell state the weights of the network.
 
-Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning" (ICLR 2017); seed 001, section
-3.2 (MetaLSTM) and its MetaLSTM++, which is this learner trained with many tasks in each meta-update
-in place of one; seed 002, "LSTM-based Meta-Learner Optimizer". For every weight by itself, with the
-same LSTM for all of them,
+Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning" (ICLR 2017). The MetaLSTM++ of
+Aimen et al. 2021, section 3.2, is this learner trained with many tasks in each meta-update in place
+of one. For every weight by itself, with the same LSTM for all of them,
 
     h, c  = LSTM([gradient, loss], h, c)                       (first layer, 20 wide)
     i     = W_I [h, theta, i] + b_I                            (learning rate, before its sigmoid)

@@ -1,7 +1,7 @@
 """Meta-SGD: learn the initial weights, and a rate and direction for every single one of them.
 
-Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning" (2017); seed 001,
-section 3.2. One step is meant to suffice:
+Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning" (2017); Aimen et
+al. 2021, section 3.2. One step is meant to suffice:
 
     phi = theta - alpha o grad L(theta, support),   theta and alpha learned         (their eq. 1)
 

@@ -1,7 +1,7 @@
 """Reptile: move the initial weights towards where a task's steps lead.
 
-Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms" (2018); seed 002, "Reptile".
-For every task phi is theta after k steps of gradient descent on minibatches, and then
+Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms" (2018). For every task phi is
+theta after k steps of gradient descent on minibatches, and then
 
     theta <- theta + epsilon (mean over tasks of phi - theta)                       (their alg. 2)
 

@@ -1,8 +1,8 @@
 """Self-critique and adapt: after the labelled examples, learn from the unlabelled queries too.
 
-Antoniou and Storkey, "Learning to Learn by Self-Critique" (NeurIPS 2019); seed 002, "Self-Critique
-and Adapt (SCA)". MAML's steps on the support set give theta_N; then a critic C that sees no label
-judges what the network makes of the queries, and its gradient is followed I times:
+Antoniou and Storkey, "Learning to Learn by Self-Critique" (NeurIPS 2019). MAML's steps on the
+support set give theta_N; then a critic C that sees no label judges what the network makes of the
+queries, and its gradient is followed I times:
 
     theta <- theta - beta grad_theta C(F(query; theta)),   theta_0 = theta_N
 
@@ -11,10 +11,11 @@ The queries' labels enter through the outer loss alone, which trains theta, the 
 Transductive by nature: an answer depends on the other queries asked with it. So queries are never
 padded and never joined with those of others (see `Learner.transductive`).
 
-Choices, where seed and paper leave them or differ:
+Choices, where the paper leaves them or we differ:
 - F of a query: for each class its probability, and the probability it would have by the distance of
-  the query's features from the class's support examples, which is the seed's "embedding context of
-  the support". Both are bounded, so that an odd query cannot carry the network far off.
+  the query's features from the class's support examples, which is what the "embedding context of
+  the support" in "Learn how to Learn" is here. Both are bounded, so that an odd query cannot carry
+  the network far off.
 - The classes are put in order of their probability, so that their numbering does not matter.
 - C judges each query by itself and the verdicts are averaged, so that the queries' order and number
   do not matter and one query alone is a case like any other (the paper: the whole set at once).

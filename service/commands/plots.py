@@ -99,12 +99,12 @@ def similarity(
 
     That is the last layer's task attention: the weight of an example for a query, after whatever
     the learner makes of the support set first. A query's weights sum to 1, so they compare examples
-    with each other, not queries. It is a softmax of MM-Net's dot products (seed 003, Eq. 2 and 9),
-    of which seed 003 shows the products themselves; learners that score classes divide a
-    class's weight evenly among its examples. With `cosine`, and for entries without task attention:
-    the cosine of the encoder's vectors (`vectors_of`), which knows of no support set; for entries
-    that adapt their whole network to it, of the vectors under the head after adaptation. User
-    errors, an entry with none of these among them, exit with code 2.
+    with each other, not queries. It is a softmax of MM-Net's dot products (Cai et al., Eq. 2, 9),
+    who show the products themselves; learners that score classes divide a class's weight evenly
+    among its examples. With `cosine`, and for entries without task attention: the cosine of the
+    encoder's vectors (`vectors_of`), which knows of no support set; for entries that adapt their
+    whole network to it, of the vectors under the head after adaptation. User errors, an entry with
+    none of these among them, exit with code 2.
     """
     with _asking(model, zoo, device) as (classifier, card):
         weights = card.attention.task and not cosine

@@ -24,7 +24,7 @@ def residual(inputs: int, outputs: int) -> int:
 
 
 #: Trainable numbers for three input channels, without a head. "8m" and "12m" are the field's 8.0 M
-#: and 12.4 M; "2.6m" is seed 000's network: 2.2 M here, 2.56 M with STANet's three layers.
+#: and 12.4 M; "2.6m" is Yan et al.'s network: 2.2 M here, 2.56 M with STANet's three layers.
 SIZES = {
     "conv4-64": 112_832,
     "resnet12-2.6m": 2_232_448,

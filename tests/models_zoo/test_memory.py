@@ -1,4 +1,4 @@
-"""MM-Net's write controller against Eq. 4 of seed 003 with the key vectors themselves."""
+"""MM-Net's write controller against Eq. 4 of Cai et al. 2018 with the key vectors themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MM-Net against seed 003's equations, task by task and query by query, in float64."""
+"""MM-Net against Cai et al.'s equations, task by task and query by query, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NTM memory against seed 002's equations, slot by slot and head by head."""
+"""The NTM memory against its equations, slot by slot and head by head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""STANet against seed 000's equations, written for one query of one task, image by image."""
+"""STANet against Yan et al.'s equations, written for one query of one task, image by image."""
 
 from __future__ import annotations
 

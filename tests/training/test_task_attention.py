@@ -1,4 +1,4 @@
-"""Algorithm 1 of seed 001 against a restatement that takes every task by itself."""
+"""Algorithm 1 of Aimen et al. 2021 against a restatement that takes every task by itself."""
 
 from __future__ import annotations
 
@@ -225,8 +225,8 @@ def test_weights_are_positive_and_sum_to_one() -> None:
         assert float(weights.sum().detach()) == pytest.approx(1)
 
 
-def test_the_seed_s_network_is_not_equivariant_and_the_shared_one_is() -> None:
-    """docs/decisions/task-attention.md: with the seed's, a task's place decides its weight."""
+def test_the_paper_s_network_is_not_equivariant_and_the_shared_one_is() -> None:
+    """docs/decisions/task-attention.md: with the paper's, a task's place decides its weight."""
     torch.manual_seed(0)
     order, inputs = torch.tensor([2, 0, 3, 1]), inputs_of(4)
     shared, batch = SharedNetwork(), BatchNetwork(4)
@@ -237,7 +237,7 @@ def test_the_seed_s_network_is_not_equivariant_and_the_shared_one_is() -> None:
     assert float((batch(same) - 0.25).abs().max().detach()) > 1e-3
 
 
-def test_the_seed_s_network_listens_from_the_start() -> None:
+def test_the_paper_s_network_listens_from_the_start() -> None:
     """Its one ReLU is on for some task, whatever the seed: else no input would ever count."""
     for seed in range(50):
         torch.manual_seed(seed)

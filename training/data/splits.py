@@ -3,8 +3,8 @@
 Omniglot
     vinyals                the 1200/423 characters of Vinyals et al. (2016), in the lists published
                            with Prototypical Networks (Snell et al., 2017): 1028 / 172 / 423
-    vinyals-220            the same test, and 220 of the 1200 for validation, as seed 001 has it; it
-                           does not say which: those of `vinyals` and Gujarati, whole alphabets:
+    vinyals-220            the same test, and 220 of the 1200 for validation, as in Aimen et al.,
+                           who do not say which: those of `vinyals` and Gujarati, whole alphabets:
                            980 / 220 / 423
     background-evaluation  964/659 of Lake et al. (2015); validation is five whole alphabets of the
                            background set: 816 / 148 / 659

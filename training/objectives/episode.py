@@ -1,4 +1,4 @@
-"""Cross-entropy of the queries: the loss of nearly every learner (Eq. 10 of seed 000)."""
+"""Cross-entropy of the queries: the loss of nearly every learner (Eq. 10 of Yan et al. 2019)."""
 
 from __future__ import annotations
 

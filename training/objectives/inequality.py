@@ -1,13 +1,13 @@
 """TAML: be equally good at all tasks, by a penalty on the inequality of their losses.
 
-Jamal and Qi, "Task Agnostic Meta-Learning for Few-Shot Learning" (CVPR 2019); seed 001, 3.2:
+Jamal and Qi, "Task Agnostic Meta-Learning for Few-Shot Learning" (CVPR 2019); Aimen et al., 3.2:
 
     L = mean_i L_i(phi_i) + lambda * I({L_i})
 
-I is one of economics' measures of inequality. Its losses are those of the initial weights (the
-paper and the seed) or those after adaptation (the public code of the seed's authors). The seed
-sums the losses of the batch where this takes their mean, and leaves open whether its I is a sum or
-a mean, so its lambda may not be ours. 0.05, here the default, is that of its authors' public code.
+I is one of economics' measures of inequality. Its losses are those of the initial weights (both
+papers) or those after adaptation (the public code of Aimen et al.). Aimen et al. sum the losses of
+the batch where this takes their mean, and leave open whether its I is a sum or a mean, so its
+lambda may not be ours. 0.05, here the default, is that of its authors' public code.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from training.objectives.initial import initial_losses
 
 Measure = Literal["theil", "atkinson", "entropy", "gini"]
 #: Least share of the mean whose logarithm or negative power is taken: these have no bound at 0,
-#: where a task has been learned wholly. (The seed's authors add 1e-4 inside the logarithm instead,
-#: by which equal losses would not be quite equal.)
+#: where a task has been learned wholly. (Aimen et al.'s code adds 1e-4 inside the logarithm, by
+#: which equal losses would not be quite equal.)
 LEAST = 1e-4
 
 

@@ -33,7 +33,7 @@ def ask_aside(
 
 
 def initial_losses(learner: Learner, episode: Episode) -> Tensor:
-    """L*^0 of Algorithm 1 in seed 001: each task's query loss before adaptation `[B]`.
+    """L*^0 of Algorithm 1 in Aimen et al. 2021: each task's query loss before adaptation `[B]`.
 
     Learners that adapt by gradient steps take none. The others have no weights of before: one that
     has seen no support set can only guess, and its loss is the logarithm of the number of classes.

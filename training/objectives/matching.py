@@ -1,4 +1,4 @@
-"""Softmax over support examples, Eq. 9 of seed 003: every example of the right class is a positive.
+"""Softmax over support examples, Eq. 9 of Cai et al. 2018: each example of the class is a positive.
 
 With one shot it equals `EpisodeLoss`. With more, it sums -log of each positive's weight, where
 `EpisodeLoss` takes -log of their sum; here the sum is divided by the number of positives, so that

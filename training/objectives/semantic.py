@@ -1,4 +1,4 @@
-"""Episode loss plus the semantic loss of seed 000, Eq. 11 to 13."""
+"""Episode loss plus the semantic loss of Yan et al. 2019, Eq. 11 to 13."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SemanticLoss(Objective):
     """L_task + weight * L_sem; L_sem classifies every image among all training classes.
 
     labels: "class" = the base classes (a rotated class counts as one of its own);
-            "group" = their parents (the seed's choice on Omniglot: alphabets);
+            "group" = their parents (the paper's choice on Omniglot: alphabets);
             "both"  = the sum of the two.
     cutmix: share of the steps in which queries are mixed (see `cutmix`).
     """

@@ -1,4 +1,4 @@
-"""Task attention: learn how much each task of a batch should count (seed 001, Algorithm 1).
+"""Task attention: learn how much each task of a batch should count (Aimen et al., Algorithm 1).
 
 Aimen, Sidheekh and Krishnan, "Task Attended Meta-Learning for Few-Shot Learning" (2021). In every
 step, for a learner theta whose adapted tasks are phi_i and an attention network delta:
@@ -9,7 +9,7 @@ step, for a learner theta whose adapted tasks are phi_i and an attention network
     delta  = delta - gamma grad_delta sum_j L_j(theta'), over the tasks j of another batch  Eq. 3
 
 No gradient reaches theta through w: I is detached. Both gradients are those of one differentiable
-step, Eq. 2; what the optimiser then does with them (Adam in the seed) is the recipe's matter.
+step, Eq. 2; what the optimiser then does with them (Adam in the paper) is the recipe's matter.
 Nothing here knows the learner: phi_i is the task's `TaskState`, whatever that holds.
 """
 
@@ -39,7 +39,7 @@ LEAST = 1e-6
 
 
 class BatchNetwork(nn.Module):
-    """The seed's network (section 5.1): 1x1 convolution 4 -> 1, two layers of 32 over the batch.
+    """The paper's network (section 5.1): 1x1 convolution 4 -> 1, two layers of 32 over the batch.
 
     The layers are fully connected over the *places* of the batch, so the number of tasks is fixed
     and a task's weight depends on where it stands: docs/decisions/task-attention.md. The inputs
@@ -79,12 +79,12 @@ class SharedNetwork(nn.Module):
 
 
 class TaskAttention(Objective):
-    """Algorithm 1 of seed 001 around any learner.
+    """Algorithm 1 of Aimen et al. 2021 around any learner.
 
     tasks     B, the number of tasks in a batch
-    network   "batch" as in the seed, or "shared", which treats the tasks alike
+    network   "batch" as in the paper, or "shared", which treats the tasks alike
     lr        gamma, the network's learning rate; the recipe's schedule scales it as it does theta's
-    fresh     where the tasks j of Eq. 3 come from: a "new" batch, as in the seed, or the "next"
+    fresh     where the tasks j of Eq. 3 come from: a "new" batch, as in the paper, or the "next"
               step's, so that a run sees no more tasks than one without attention
 
     Raises `ValueError` for batches of one task.

@@ -1,4 +1,4 @@
-"""Images under their spatial attention, with their task attention (Fig. 4 of seed 000).
+"""Images under their spatial attention, with their task attention (Fig. 4 of Yan et al. 2019).
 
 A block of rows for each query, the query at the left of each row: first the images with the class
 given or predicted, then a row for each layer. a is the task attention, also drawn as a bar.

@@ -12,35 +12,35 @@ from training.recipe import RecipeError
 
 
 def validation(runs: list[Path], out: Path | None) -> None:
-    """Fig. 3 of seed 001."""
+    """Fig. 3 of Aimen et al. 2021."""
     from training.plots.validation import draw
 
     finish(lambda path: draw(runs, path), out or runs[0] / "plots" / "validation.png")
 
 
 def trajectory(runs: list[Path], out: Path | None) -> None:
-    """Fig. 1 of seed 001."""
+    """Fig. 1 of Aimen et al. 2021."""
     from training.plots.trajectory import draw
 
     finish(lambda path: draw(runs, path), out or runs[0] / "plots" / "trajectory.png")
 
 
 def task_weights(run: Path, out: Path | None) -> None:
-    """Fig. 4 of seed 001."""
+    """Fig. 4 of Aimen et al. 2021."""
     from training.plots.task_weights import draw
 
     finish(lambda path: draw(run, path), out or run / "plots" / "task-weights.png")
 
 
 def task_correlation(run: Path, out: Path | None) -> None:
-    """Fig. 5a of seed 001."""
+    """Fig. 5a of Aimen et al. 2021."""
     from training.plots.task_correlation import draw
 
     finish(lambda path: draw(run, path), out or run / "plots" / "task-correlation.png")
 
 
 def task_rank(run: Path, out: Path | None) -> None:
-    """Fig. 5b of seed 001."""
+    """Fig. 5b of Aimen et al. 2021."""
     from training.plots.task_rank import draw
 
     finish(lambda path: draw(run, path), out or run / "plots" / "task-rank.png")

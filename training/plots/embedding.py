@@ -1,4 +1,4 @@
-"""Images as an entry's encoder places them, brought down to a plane by t-SNE (Fig. 3 of seed 003).
+"""Images as an entry's encoder places them, brought down to a plane by t-SNE (Cai et al., Fig. 3).
 
 t-SNE (van der Maaten and Hinton 2008) is scikit-learn's, started from the principal components and
 a fixed seed. It keeps neighbours together; how far groups are from each other, and how large they

@@ -1,4 +1,4 @@
-"""Support set against queries (Fig. 4 of seed 003): warmer colours for higher similarities."""
+"""Support set against queries (Cai et al., Fig. 4): warmer colours for higher similarities."""
 
 from __future__ import annotations
 

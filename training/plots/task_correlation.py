@@ -1,4 +1,4 @@
-"""How each of task attention's inputs goes with the attention (Fig. 5a of seed 001).
+"""How each of task attention's inputs goes with the attention (Fig. 5a of Aimen et al. 2021).
 
 Pearson's correlation over the tasks of a batch, in every iteration; the bars are means over the
 iterations, the whiskers 1.96 standard errors of these means, as if the iterations of the one run

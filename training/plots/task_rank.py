@@ -1,4 +1,4 @@
-"""Where the task of the largest loss stands by its attention (Fig. 5b of seed 001).
+"""Where the task of the largest loss stands by its attention (Fig. 5b of Aimen et al. 2021).
 
 Rank B has the largest weight of B tasks, rank 1 the smallest; equal weights share
 their ranks' mean.

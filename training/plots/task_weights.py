@@ -1,4 +1,4 @@
-"""Largest and smallest task attention in every iteration (Fig. 4 of seed 001)."""
+"""Largest and smallest task attention in every iteration (Fig. 4 of Aimen et al. 2021)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths of several runs through the space of weights (Fig. 1 of seed 001).
+"""Paths of several runs through the space of weights (Fig. 1 of Aimen et al. 2021).
 
 The seed shows that training on one task at a time goes a longer and more winding way than training
 on batches. It does not say how it drew that; here the weights, kept as sketches, are projected on

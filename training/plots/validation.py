@@ -1,4 +1,4 @@
-"""Validation accuracy over training iterations, one line for each run (Fig. 3 of seed 001)."""
+"""Validation accuracy over training iterations, one line for each run (Fig. 3 of Aimen et al.)."""
 
 from __future__ import annotations
 
