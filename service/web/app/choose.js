@@ -10,6 +10,9 @@ const FAMILIES = {
   metric: "Metric", model_based: "Model-based", optimization: "Optimization-based",
   closed_form: "Closed form",
 };
+/** Cards of the zoo that are shown until all are asked for. */
+const FEW = 6;
+let all = false;
 /** Once the person has chosen, the page chooses no more. */
 let chosen = false;
 
@@ -17,6 +20,10 @@ export function start() {
   for (const key of ["model", "other"]) {
     $(key).addEventListener("change", () => choose(key, $(key).value || null));
   }
+  $("all-entries").addEventListener("click", () => {
+    all = !all;
+    show();
+  });
   subscribe(show);
 }
 
@@ -62,13 +69,35 @@ function suits({ input, limits }, drawn) {
     && most <= limits.max_shot && state.examples.length <= limits.max_support;
 }
 
+/** Entries that fit what is taught come first, each part by accuracy. */
+function ranked() {
+  const rank = new Map(state.models.map((one) => [one, [Number(suits(one, drawing)), accuracy(one)]]));
+  return [...state.models].sort((a, b) => {
+    const [fits, right] = rank.get(a), [otherFits, otherRight] = rank.get(b);
+    return otherFits - fits || otherRight - right;
+  });
+}
+
+/** By the task that nearly all were measured on, one query at a time; 0 where it was not. */
+function accuracy(one) {
+  const rows = one.accuracy.filter(({ way, shot, transductive }) =>
+    way === 5 && shot === 1 && !transductive);
+  return Math.max(0, ...rows.map((row) => row.mean));
+}
+
 /** The image last looked at, and the promise of whether it is a drawing; null where unknown. */
 let looked = { blob: null, drawn: null };
+/** What the promise was kept with. */
+let drawing = null;
 
 /** Pick an entry for what is taught, of which this is an image, unless the person picked one. */
 export async function suit(blob) {
   if (blob !== looked.blob) looked = { blob, drawn: isDrawing(blob).catch(() => null) };
   const drawn = await looked.drawn;
+  if (drawn !== drawing) {
+    drawing = drawn;
+    show();
+  }
   if (chosen || !state.model || suits(card(state.model), drawn)) return;
   const found = best(drawn);
   if (!found) return;
@@ -83,7 +112,14 @@ function show() {
   const others = state.models.filter((one) => one.id !== state.model);
   options($("other"), [{ id: "", title: "nothing" }, ...others], state.other ?? "");
   $("no-models").hidden = state.models.length > 0 || !state.loaded;
-  reconcile($("entries"), state.models, (one) => one.id, makeEntry, updateEntry);
+  const kept = ({ id }) => id === state.model || id === state.other;
+  let room = FEW - state.models.filter(kept).length;
+  const shown = ranked().filter((one) => all || kept(one) || room-- > 0);
+  reconcile($("entries"), shown, (one) => one.id, makeEntry, updateEntry);
+  const more = $("all-entries");
+  more.hidden = state.models.length <= FEW;
+  more.textContent = all ? "Show fewer" : `Show all ${state.models.length} entries`;
+  more.setAttribute("aria-expanded", String(all));
 }
 
 function options(select, entries, value) {

@@ -19,7 +19,7 @@ def test_leaving_one_out_measures_every_entry_and_shows_confusions(page: Any) ->
     answer = answered.value.json()
     page.locator("#measured .confusion").wait_for()
     rows = page.locator("#measured .accuracies tbody tr")
-    assert rows.count() == len(answer["models"]) == page.locator("#entries > li").count()
+    assert rows.count() == len(answer["models"]) == page.locator("#model > option").count()
     wanted = next(one for one in answer["models"] if one["model"] == "stanet-cifar100")
     right = wanted["accuracy"]
     row = rows.filter(has_text="STANet on CIFAR-100")
@@ -41,6 +41,7 @@ def tenth(number: float) -> str:
 
 def test_the_entries_are_shown_with_the_facts_of_their_cards(page: Any, service: Service) -> None:
     cards = httpx.get(f"{service.base}/v1/models").json()["models"]
+    page.locator("#all-entries").click()
     for one in cards:
         text = (
             page.locator("#entries > li")
@@ -52,6 +53,35 @@ def test_the_entries_are_shown_with_the_facts_of_their_cards(page: Any, service:
         for row in one["accuracy"]:
             assert f"{row['way']}-way {row['shot']}-shot" in text
             assert f"{tenth(100 * row['mean'])} ± {tenth(100 * row['ci95'])}%" in text
+
+
+def test_the_best_that_take_the_examples_are_shown_first_and_all_on_demand(
+    page: Any, service: Service
+) -> None:
+    load_sample(page)
+    page.locator("#model").select_option("ta-maml-omniglot")
+    cards = httpx.get(f"{service.base}/v1/models").json()["models"]
+    right = {
+        one["title"]: max(
+            row["mean"]
+            for row in one["accuracy"]
+            if (row["way"], row["shot"], row["transductive"]) == (5, 1, False)
+        )
+        for one in cards
+    }
+    drawings = [one["title"] for one in cards if one["input"]["channels"] == 1]
+    photos = [one["title"] for one in cards if one["input"]["channels"] == 3]
+    ranking = sorted(drawings, key=lambda title: -right[title])
+    ranking += sorted(photos, key=lambda title: -right[title])
+    titles = page.locator("#entries h3")
+    used = "Task-attended MAML on Omniglot"
+    assert titles.all_inner_texts() == [*ranking[:5], used]
+    more = page.locator("#all-entries")
+    assert more.inner_text() == f"Show all {len(cards)} entries"
+    more.click()
+    assert titles.all_inner_texts() == ranking
+    more.click()
+    assert titles.all_inner_texts() == [*ranking[:5], used]
 
 
 def test_the_speed_on_a_card_is_shown_and_none_is_made_up(page: Any) -> None:
@@ -71,6 +101,7 @@ def test_the_speed_on_a_card_is_shown_and_none_is_made_up(page: Any) -> None:
         one["speed"] = [row] if one["id"] == "mmnet-omniglot" else []
 
     with_cards(page, change)
+    page.locator("#all-entries").click()
     told = page.locator("#entries .speed")
     assert told.count() == 1
     assert told.inner_text() == "About 9.3 ms for 5 classes of 1 example and 75 queries"

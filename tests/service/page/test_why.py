@@ -80,6 +80,7 @@ def test_two_entries_answer_the_same_query_side_by_side(page: Any, service: Serv
     heat = pixels(page.locator("#why-query")).astype(int)
     assert (heat.max(-1) - heat.min(-1)).max() > 100  # the drawing itself has no colours
     shot(page, "compare", full=True)
+    page.locator("#all-entries").click()
     entry = page.locator("#entries > li", has_text="MM-Net")
     entry.get_by_role("button", name="Use").click()
     wait_best(page, "hook")
