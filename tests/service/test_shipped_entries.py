@@ -52,16 +52,28 @@ def parts(answer: Answer) -> list[np.ndarray]:
     return [answer.logits, *(p for p in (seen.task, seen.query, seen.support) if p is not None)]
 
 
-def rounding(card: Card) -> float:
-    """Of a probability or weight. Noise is what a solver's fifty steps are least sure of: 5e-4 was
-    seen. Reptile's steps are of one length for large and small gradients: in double precision,
-    initial weights other by a millionth change an answer to noise by up to 7e-3 (MAML's by 4e-6).
-    MetaLSTM's are nearly so: mostly it is 1e-5, but 1.2e-2 was seen in one of sixteen tasks, where
-    a ReLU turned.
+def check_alike(card: Card, some: list[Answer], others: list[Answer]) -> None:
+    """Within rounding, in probabilities and weights. Noise is what a solver's fifty steps are least
+    sure of: 5e-4 was seen. Where rounding turns a ReLU, gradient steps learn something else: that
+    may happen in a few of the tasks, and 3e-2 of a place's weight was seen; so it does in double
+    precision, if the initial weights are other by a millionth.
     """
-    if card.learner in ("reptile", "metalstm"):
-        return 2e-2
-    return 1e-3 if card.config.get("head") == "svm" else 1e-4
+    gaps = [
+        max(
+            float(np.abs(one - other).max())
+            for one, other in zip(compared(ours), compared(theirs), strict=True)
+        )
+        for ours, theirs in zip(some, others, strict=True)
+    ]
+    if card.adaptation:
+        assert sorted(gaps)[len(gaps) // 2] < 1e-4, gaps
+        assert max(gaps) < 5e-2, gaps
+    else:
+        assert max(gaps) < (1e-3 if card.config.get("head") == "svm" else 1e-4), gaps
+
+
+def compared(answer: Answer) -> list[np.ndarray]:
+    return [answer.probabilities, *parts(answer)[1:]]
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -90,10 +102,8 @@ def test_tasks_joined_in_one_pass_answer_alike(name: str) -> None:
     runtime = OnnxRuntime(CARDS[name], ENTRIES, "cpu", threads=2)
     runtime.joins_tasks = True
     episodes = mixed(CARDS[name])
-    for one, together in zip(episodes, asked(runtime, episodes), strict=True):
-        [alone] = asked(runtime, [one])
-        allowed = rounding(CARDS[name])
-        np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=allowed)
+    alone = [answer for one in episodes for answer in asked(runtime, [one])]
+    check_alike(CARDS[name], asked(runtime, episodes), alone)
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -102,17 +112,12 @@ def test_pytorch_answers_as_onnx_runtime_does(name: str) -> None:
     from service.engine.torch import TorchRuntime
 
     episodes = mixed(CARDS[name])
-    runtimes = (
-        TorchRuntime(CARDS[name], ENTRIES, "cpu"),
-        OnnxRuntime(CARDS[name], ENTRIES, "cpu", threads=2),
-    )
-    for ours, theirs in zip(*(asked(runtime, episodes) for runtime in runtimes), strict=True):
-        allowed = rounding(CARDS[name])
-        np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=allowed)
-        for one, other in zip(parts(ours)[1:], parts(theirs)[1:], strict=True):
-            np.testing.assert_allclose(one, other, atol=allowed)
-        assert ours.state is not None and theirs.state is not None
-        shapes = [{k: v.shape for k, v in each.state.items()} for each in (ours, theirs)]
+    ours = asked(TorchRuntime(CARDS[name], ENTRIES, "cpu"), episodes)
+    theirs = asked(OnnxRuntime(CARDS[name], ENTRIES, "cpu", threads=2), episodes)
+    check_alike(CARDS[name], ours, theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.state is not None and other.state is not None
+        shapes = [{k: v.shape for k, v in each.state.items()} for each in (one, other)]
         assert shapes[0] == shapes[1]
 
 
