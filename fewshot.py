@@ -302,8 +302,7 @@ Picture = Annotated[
 
 @plot.command("validation")
 def plot_validation(runs: Runs, out: Picture = None) -> None:
-    """Validation accuracy over iterations, a line for each run (Task Attended Meta-Learning,
-    Fig. 3).
+    """Validation accuracy over iterations, a line for each run (Aimen et al. 2021, Fig. 3).
 
     Example: fewshot plot validation runs/maml-omniglot runs/ta-maml-omniglot
     """
@@ -312,8 +311,7 @@ def plot_validation(runs: Runs, out: Picture = None) -> None:
 
 @plot.command("trajectory")
 def plot_trajectory(runs: Runs, out: Picture = None) -> None:
-    """Paths of runs through the space of weights (Task Attended Meta-Learning,
-    Fig. 1).
+    """Paths of runs through the space of weights (Aimen et al. 2021, Fig. 1).
 
     To compare sequential training with batches, give the same recipe with `episodes: {tasks: 1}`
     and with more, from one seed and at one learning rate: a path's length goes with it.
@@ -325,8 +323,7 @@ def plot_trajectory(runs: Runs, out: Picture = None) -> None:
 
 @plot.command("task-weights")
 def plot_task_weights(run: Run, out: Picture = None) -> None:
-    """Largest and smallest task attention in every iteration (Task Attended Meta-Learning,
-    Fig. 4).
+    """Largest and smallest task attention in every iteration (Aimen et al. 2021, Fig. 4).
 
     Example: fewshot plot task-weights runs/ta-maml-omniglot
     """
@@ -335,8 +332,7 @@ def plot_task_weights(run: Run, out: Picture = None) -> None:
 
 @plot.command("task-correlation")
 def plot_task_correlation(run: Run, out: Picture = None) -> None:
-    """Correlation of each input of task attention with the attention (Task Attended Meta-Learning,
-    Fig. 5a).
+    """Correlation of each input of task attention with the attention (Aimen et al. 2021, Fig. 5a).
 
     Example: fewshot plot task-correlation runs/ta-maml-omniglot
     """
@@ -345,8 +341,7 @@ def plot_task_correlation(run: Run, out: Picture = None) -> None:
 
 @plot.command("task-rank")
 def plot_task_rank(run: Run, out: Picture = None) -> None:
-    """Rank, by attention, of the task with the largest loss (Task Attended Meta-Learning,
-    Fig. 5b).
+    """Rank, by attention, of the task with the largest loss (Aimen et al. 2021, Fig. 5b).
 
     Example: fewshot plot task-rank runs/ta-maml-omniglot
     """
