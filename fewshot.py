@@ -224,6 +224,10 @@ def evaluate(
     inner_lr: Annotated[
         float | None, typer.Option(min=0, help="Their learning rate in place of the card's.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Another entry, asked the same tasks: how far is this one above it?"),
+    ] = None,
     data: Data = None,
     zoo: Zoo = None,
     device: Where = None,
@@ -234,6 +238,8 @@ def evaluate(
     """Measure an entry's accuracy on the test classes of its split.
 
     Example: fewshot evaluate prototypical-omniglot --way 20 --shot 1 --rotations classes
+
+    Is it better than another: fewshot evaluate mmnet-omniglot --against stanet-omniglot
     """
     training().evaluate_entry(
         model,
@@ -255,6 +261,7 @@ def evaluate(
         download=download,
         record=record,
         as_json=as_json,
+        against=against,
     )
 
 

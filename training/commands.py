@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,20 +18,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from models_zoo.cards import ENTRIES, Accuracy, Card, ZooError, find_card, replaced, write_card
-from models_zoo.learner import Learner
-from models_zoo.weights import load_learner
 from training.checkpoint import CheckpointError
-from training.data.load import load_test
-from training.data.sampler import EpisodeSampler
 from training.data.store import DataError
-from training.evaluate import evaluate, rounded_down
-from training.parity import OnnxLearner, ParityError
+from training.evaluate import rounded_down
+from training.parity import ParityError
+from training.protocol import Protocol
 from training.recipe import RecipeError, load_recipe
 from training.tuning import keep_memory
 
 USER_ERROR, INTERRUPTED = 2, 130
-#: Images of one evaluation batch; bounds memory.
-BATCH_IMAGES = 2000
 
 
 @contextmanager
@@ -150,8 +146,10 @@ def evaluate_entry(
     download: bool,
     record: bool,
     as_json: bool,
+    against: str | None = None,
 ) -> None:
-    """Measure an entry's accuracy on its test classes; `record` writes it on the card.
+    """Measure an entry's accuracy on its test classes; `record` writes it on the card. With the
+    difference to another one, asked the same tasks and adapted as its card says.
 
     What is chosen after a training, such as `steps` and `inner_lr` of its adaptation, is chosen on
     the validation `classes`: neither goes on a card.
@@ -159,7 +157,7 @@ def evaluate_entry(
     keep_memory()
     with user_errors():
         root = zoo or ENTRIES
-        card = find_card(model, root)
+        card, other = find_card(model, root), find_card(against, root) if against else None
         rates = card.adaptation.rates if card.adaptation else None
         if steps is not None or inner_lr is not None:
             if card.adaptation is None:
@@ -172,52 +170,32 @@ def evaluate_entry(
                 "--record takes the card's own adaptation on test classes: leave out --classes, "
                 "--steps and --inner-lr"
             )
-        if way > card.limits.max_way:
-            raise ZooError(f"{model} takes at most {card.limits.max_way} classes, not {way}")
-        if card.training is None:
-            raise ZooError(
-                f"{model} was not trained here, so that no classes are known to be new to it"
-            )
         if runtime == "onnx" and device == "cuda":
             raise RecipeError("--runtime onnx evaluates on the CPU; use --runtime torch for CUDA")
-        if presentation is not None and runtime == "onnx":
-            raise RecipeError("the graphs answer queries only: use --runtime torch")
-        if presentation is not None and presentation > shot:
-            raise RecipeError(f"{shot} images of each class have no presentation {presentation}")
         place = pick_device(device) if runtime == "torch" else "cpu"
-        learner: Learner = (
-            load_learner(card, root).to(place) if runtime == "torch" else OnnxLearner.of(card, root)
+        protocol = Protocol(
+            way, shot, queries, presentation, tasks, seed, rotations, runtime, apart, classes
         )
-        if presentation is not None and type(learner).presented is Learner.presented:
-            raise ZooError(f"{model} does not answer on the way through its support set")
-        if classes == "val" and card.training.classes == "train+val":
-            raise ZooError(f"{model} was trained on the validation classes too")
-        store = load_test(
-            card.training.dataset, card.training.split, card.input, data, download, classes
-        )
-        # On the CPU, so that every device is asked the same tasks.
-        sampler = EpisodeSampler(store, rotations=rotations, seed=seed)
-        batch = max(1, BATCH_IMAGES // (way * (shot + queries)))
+        training, store = protocol.check(card), protocol.load(card, data, download)
         with Progress(disable=as_json, transient=True) as progress:
-            bar = progress.add_task(f"{tasks} tasks", total=tasks)
-            score = evaluate(
-                learner,
-                sampler,
-                tasks=tasks,
-                way=way,
-                shot=shot,
-                queries=queries,
-                batch=batch,
-                inner_lr=rates,
-                presentation=presentation,
-                apart=apart,
-                device=place,
-                on_batch=lambda done: progress.advance(bar, done),
-            )
-        asked = f"--queries {queries}" if presentation is None else f"--presentation {presentation}"
+            bar = progress.add_task(f"{tasks} tasks", total=tasks * (2 if other else 1))
+
+            def advance(done: int) -> None:
+                progress.advance(bar, done)
+
+            beside: Difference | None = None
+            if other:
+                theirs = protocol.load(other, data, download)
+                if theirs.classes != store.classes:
+                    raise ZooError(f"{against} is measured on other classes than {model}")
+            score = protocol.measure(card, root, store, rates, place, advance)
+            if other:
+                usual = other.adaptation.rates if other.adaptation else None
+                its = protocol.measure(other, root, theirs, usual, place, advance)
+                beside = Difference(other.id, round(its.mean, 5), *score.above(its))
         row = Accuracy(
-            dataset=card.training.dataset,
-            split=card.training.split,
+            dataset=training.dataset,
+            split=training.split,
             way=way,
             shot=shot,
             queries_per_class=queries if presentation is None else 0,
@@ -230,7 +208,7 @@ def evaluate_entry(
             confidence_p5=rounded_down(score.confidence_p5),
             transductive=card.transductive and not apart,
             command=(
-                f"fewshot evaluate {model} --way {way} --shot {shot} {asked} "
+                f"fewshot evaluate {model} --way {way} --shot {shot} {protocol.asked} "
                 f"--tasks {tasks} --rotations {rotations} --seed {seed} --runtime {runtime}"
                 f"{' --apart' if apart else ''}"
                 f"{' --classes val' if classes == 'val' else ''}"
@@ -241,7 +219,7 @@ def evaluate_entry(
         if record:
             # Read again: another row may have been recorded while this one was measured.
             write_card(with_accuracy(find_card(model, root), row), root)
-        report(row, as_json, classes)
+        report(row, as_json, classes, beside)
 
 
 def with_accuracy(card: Card, row: Accuracy) -> Card:
@@ -259,10 +237,22 @@ def in_order(row: Accuracy) -> tuple[bool, bool, int, int, int]:
     return row.rotations != "classes", sequence, row.way, row.shot, row.presentation or 0
 
 
-def report(row: Accuracy, as_json: bool, classes: str = "test") -> None:
+@dataclass(frozen=True)
+class Difference:
+    """Another entry on the same tasks: its accuracy, and how far the measured one is above it."""
+
+    model: str
+    mean: float
+    above: float
+    ci95: float
+
+
+def report(row: Accuracy, as_json: bool, classes: str, beside: Difference | None) -> None:
     """What the card says of the accuracy, not more precisely: it is rounded once more."""
     if as_json:
         found = row.model_dump(mode="json") | {"classes": classes}
+        if beside:
+            found["against"] = asdict(beside)
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
     table = Table(title=row.command, title_style="bold")
@@ -280,4 +270,10 @@ def report(row: Accuracy, as_json: bool, classes: str = "test") -> None:
         f"± {row.ci95:.2%}",
         "yes" if row.transductive else "no",
     )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if beside:
+        console.print(
+            f"{beside.model} on the same tasks: {beside.mean:.2%}. Difference, task by task: "
+            f"{beside.above:+.2%} ± {beside.ci95:.2%}"
+        )

@@ -17,13 +17,28 @@ from training.data.sampler import Episode, EpisodeSampler
 
 @dataclass(frozen=True)
 class Score:
-    """Mean accuracy over tasks and half the width of its 95% confidence interval; and the
-    confidence that 5% of all answers did not reach."""
+    """Mean accuracy over tasks and half the width of its 95% confidence interval; the confidence
+    that 5% of all answers did not reach; and the accuracy of every task."""
 
     mean: float
     ci95: float
     tasks: int
     confidence_p5: float
+    each: tuple[float, ...] = ()
+
+    def above(self, other: Score) -> tuple[float, float]:
+        """Mean difference to a score on the same tasks, and half its 95% confidence interval.
+
+        Task by task, since what is hard for one is mostly hard for the other: the interval is then
+        narrower than that of two scores on tasks of their own.
+        """
+        return mean_and_ci95([a - b for a, b in zip(self.each, other.each, strict=True)])
+
+
+def mean_and_ci95(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95% confidence interval (0 for one value)."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return float(np.mean(values)), 1.96 * spread / len(values) ** 0.5
 
 
 def rounded_down(confidence: float) -> float:
@@ -80,10 +95,8 @@ def evaluate(
             on_batch(size)
     finally:
         learner.train(was_training)
-    values = torch.tensor(accuracies, dtype=torch.float64)
-    spread = float(values.std()) if tasks > 1 else 0.0
     least = float(np.quantile(torch.cat(confidences).numpy(), 0.05))
-    return Score(float(values.mean()), 1.96 * spread / tasks**0.5, tasks, least)
+    return Score(*mean_and_ci95(accuracies), tasks, least, tuple(accuracies))
 
 
 def ask(learner: Learner, episode: Episode, rates: Tensor | None, apart: bool) -> Tensor:

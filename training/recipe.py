@@ -6,10 +6,18 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from models_zoo import registry
 from models_zoo.cards import Adaptation, EntryId, InputSpec, Limits, Paper
@@ -25,7 +33,25 @@ class RecipeError(Exception):
 
 
 class Section(BaseModel):
+    """Settings. One that does nothing beside the others is refused, and is not written down."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def idle(self) -> dict[str, str]:
+        """Those that do nothing, and beside which setting."""
+        return {}
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        for name, beside in self.idle().items():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} does nothing with {beside}; leave it out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        idle = self.idle()
+        return {name: value for name, value in write(self).items() if name not in idle}
 
 
 class DataConfig(Section):
@@ -89,8 +115,21 @@ class EpisodeConfig(Section):
         return self.count(max(self.ways), max(self.shots))
 
 
+#: Which options each objective has.
+OPTIONS: dict[str, set[str]] = {
+    "margin": {"margin"},
+    "semantic": {"weight", "labels", "cutmix"},
+    "base_classes": {"weight"},
+    "verification": {"different"},
+    "relation": {"different"},
+    "reptile": {"inner_steps", "minibatch"},
+    "inequality": {"weight", "measure", "losses", "order"},
+    "task_attention": {"network", "lr", "fresh"},
+}
+
+
 class ObjectiveConfig(Section):
-    """What is minimised; options of other objectives than the named one do nothing."""
+    """What is minimised, with the options of this objective."""
 
     name: Literal[
         "episode",
@@ -149,6 +188,14 @@ class ObjectiveConfig(Section):
     inner_steps: int = Field(5, ge=1, description="Reptile's steps in training")
     minibatch: int = Field(10, ge=1, description="Examples in each of these steps")
 
+    def idle(self) -> dict[str, str]:
+        options = OPTIONS.get(self.name, set()) | {"name"}
+        others = (name for name in type(self).model_fields if name not in options)
+        idle = dict.fromkeys(others, f"name: {self.name}")
+        if self.measure in ("theil", "gini"):
+            idle.setdefault("order", f"measure: {self.measure}")
+        return idle
+
 
 class AverageConfig(Section):
     """The last steps of a run at a constant rate, with the mean of their weights as its result."""
@@ -170,6 +217,12 @@ class OptimizerConfig(Section):
     average: AverageConfig | None = Field(
         None, description="Stochastic weight averaging over the last steps"
     )
+
+    def idle(self) -> dict[str, str]:
+        idle = {} if self.name == "sgd" else {"momentum": f"name: {self.name}"}
+        if self.schedule != "step":
+            idle |= dict.fromkeys(("milestones", "gamma"), f"schedule: {self.schedule}")
+        return idle
 
     def factor(self, step: int, steps: int) -> float:
         """The learning rate of a step over `lr`; a pure function, so resuming is exact."""

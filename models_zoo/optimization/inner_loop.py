@@ -166,5 +166,5 @@ class InnerLoop(Learner):
 
 
 def counted(number: Tensor, rate: Tensor) -> Tensor:
-    """The steps taken, with one more; a step at rate 0 stands for none."""
+    """The steps taken, with one more; one step at rate 0 is how a graph is asked for none."""
     return number + (rate != 0)

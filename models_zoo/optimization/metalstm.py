@@ -104,7 +104,7 @@ class MetaLSTM(InnerLoop):
                 i = self.gate(self.to_input, hidden, theta, carry[INPUT + name]) + self.input_bias
                 f = self.gate(self.to_forget, hidden, theta, carry[FORGET + name])
                 f = f + self.forget_bias
-                # In serving, a step at rate 0 stands for none: it forgets nothing either.
+                # A graph is asked for no step by one at rate 0: it forgets nothing either.
                 kept = torch.where(rate == 0, 1.0, f.sigmoid())
                 after[name] = kept * theta - rate * i.sigmoid() * gradient
                 after |= {INPUT + name: i, FORGET + name: f}

@@ -85,7 +85,7 @@ class SCA(MAML):
 
     critic_lr   the rate of the critic's steps, times a learned factor for every tensor
 
-    The other arguments are `MAML`'s.
+    The other arguments are `MAML`'s, of second order.
     """
 
     transductive: ClassVar[bool] = True
@@ -98,11 +98,10 @@ class SCA(MAML):
         max_way: int = 5,
         steps: int = 1,
         inner_lr: float = 1.0,
-        first_order: bool = False,
         critic_steps: int = 1,
         critic_lr: float = 1.0,
     ) -> None:
-        super().__init__(channels, image_size, hidden, max_way, steps, inner_lr, first_order)
+        super().__init__(channels, image_size, hidden, max_way, steps, inner_lr)
         self.slots, self.critic_steps, self.critic_lr = max_way, critic_steps, critic_lr
         self.critic = Critic(max_way)
         names = [f"{kind}{layer}" for kind in ("kernel", "bias") for layer in range(LAYERS)]

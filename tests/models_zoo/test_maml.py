@@ -120,13 +120,13 @@ def test_outputs_and_meta_gradients_are_those_of_the_plain_loop(
     support, query, targets = mixed_tasks()
     logits = learner(support, query).logits
     expected = plain_maml(learner, support, query, [0.6] * steps, first_order)
-    assert torch.allclose(logits, expected, atol=1e-9)
+    assert torch.allclose(logits, expected, rtol=0, atol=1e-9)
     for mine, theirs in zip(
         meta_gradient(learner, logits, targets),
         meta_gradient(learner, expected, targets),
         strict=True,
     ):
-        assert torch.allclose(mine, theirs, atol=1e-9)
+        assert torch.allclose(mine, theirs, rtol=0, atol=1e-9)
 
 
 def graph_nodes(tensor: Tensor) -> Iterator[str]:
@@ -158,7 +158,7 @@ def test_number_and_rates_of_steps_are_the_callers() -> None:
     for rates in ([], [0.3], [0.5, 0.1, 0.2, 0.4, 0.3]):
         state = learner.adapt(support, torch.tensor(rates, dtype=torch.float64))
         expected = plain_maml(learner, support, query, rates)
-        assert torch.allclose(learner.predict(state, query).logits, expected, atol=1e-9)
+        assert torch.allclose(learner.predict(state, query).logits, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [2, 4])
@@ -170,20 +170,22 @@ def test_every_step_may_have_rates_of_its_own_and_the_last_goes_on(steps: int) -
         learner.adapt(support, torch.tensor(rates, dtype=torch.float64)), query
     ).logits
     expected = plain_maml(learner, support, query, rates)
-    assert torch.allclose(found, expected, atol=1e-9)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-9)
     for mine, theirs in zip(
         meta_gradient(learner, found, targets),
         meta_gradient(learner, expected, targets),
         strict=True,
     ):
-        assert torch.allclose(mine, theirs, atol=1e-9)
+        assert torch.allclose(mine, theirs, rtol=0, atol=1e-9)
 
 
 def test_statistics_of_every_step_are_averages_over_tasks_used_in_evaluation() -> None:
     learner = small(steps=2, statistics="per_step")
     support, query, targets = mixed_tasks()
     logits = learner.train()(support, query).logits
-    assert torch.allclose(logits, plain_maml(learner, support, query, [0.6, 0.6]), atol=1e-9)
+    assert torch.allclose(
+        logits, plain_maml(learner, support, query, [0.6, 0.6]), rtol=0, atol=1e-9
+    )
 
     x, labels = support.x[0], support.labels[0]  # one task, alone, seen for long
     for _ in range(200):
@@ -220,9 +222,11 @@ def test_statistics_of_every_step_are_averages_over_tasks_used_in_evaluation() -
         state = learner.adapt(support, torch.tensor(rates, dtype=torch.float64))
         found = learner.predict(state, query).logits
         expected = plain_maml(learner, support, query, rates, given=given)
-        assert torch.allclose(found, expected, atol=1e-9)
+        assert torch.allclose(found, expected, rtol=0, atol=1e-9)
         gradients = [meta_gradient(learner, answer, targets) for answer in (found, expected)]
-        assert all(torch.allclose(*pair, atol=1e-9) for pair in zip(*gradients, strict=True))
+        assert all(
+            torch.allclose(*pair, rtol=0, atol=1e-9) for pair in zip(*gradients, strict=True)
+        )
 
 
 def assert_same_state(one: TaskState, other: TaskState) -> None:

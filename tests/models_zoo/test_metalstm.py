@@ -78,13 +78,13 @@ def test_outputs_and_meta_gradients_are_those_of_the_plain_loop(factors: list[fl
     support, query, targets = mixed_tasks()
     state = learner.adapt(support, torch.tensor(factors, dtype=torch.float64))
     found, expected = learner.predict(state, query).logits, plain(learner, support, query, factors)
-    assert torch.allclose(found, expected, atol=1e-9)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-9)
     for mine, theirs in zip(
         meta_gradient(learner, found, targets),
         meta_gradient(learner, expected, targets),
         strict=True,
     ):
-        assert torch.allclose(mine, theirs, atol=1e-9)
+        assert torch.allclose(mine, theirs, rtol=0, atol=1e-9)
 
 
 def test_a_step_at_rate_0_changes_nothing() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models_zoo.episode import ABSENT, Support
 from models_zoo.optimization.metasgd import MetaSGD
-from tests.models_zoo.test_maml import Graphs, mixed_tasks, network
+from tests.models_zoo.test_maml import Graphs, graph_nodes, mixed_tasks, network
 
 
 def small(**config: object) -> MetaSGD:
@@ -22,6 +22,13 @@ def small(**config: object) -> MetaSGD:
             if "rates" in name:
                 value += 0.2 * torch.randn_like(value)  # some of them negative
     return learner
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_first_order_builds_no_second_order_graph(first_order: bool) -> None:
+    support, query, _ = mixed_tasks()
+    names = list(graph_nodes(small(first_order=first_order)(support, query).logits))
+    assert ("_FoldBackward" in names) is not first_order  # fold: part of the gradient alone
 
 
 def plain(learner: MetaSGD, support: Support, query: Tensor, factors: list[float]) -> Tensor:
@@ -52,7 +59,7 @@ def test_outputs_and_meta_gradients_are_those_of_the_plain_loop(steps: int) -> N
     learner = small(steps=steps)
     support, query, targets = mixed_tasks()
     found, expected = learner(support, query).logits, plain(learner, support, query, [2.0] * steps)
-    assert torch.allclose(found, expected, atol=1e-9)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-9)
     gradients = [
         torch.autograd.grad(
             F.cross_entropy(logits.flatten(0, 1), targets.flatten()), list(learner.parameters())
@@ -61,7 +68,7 @@ def test_outputs_and_meta_gradients_are_those_of_the_plain_loop(steps: int) -> N
     ]
     assert len(gradients[0]) == 2 * len(learner.initial)
     for mine, theirs in zip(*gradients, strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-9)
+        assert torch.allclose(mine, theirs, rtol=0, atol=1e-9)
 
 
 def test_every_weight_has_a_rate_of_its_own_from_the_paper_s_range() -> None:

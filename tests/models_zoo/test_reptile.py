@@ -69,20 +69,17 @@ def test_adaptation_is_adam_without_momentum_for_each_task(old: bool) -> None:
         present = support.class_mask[b]
         weights, _ = walked(learner, [(x, labels)] * 3, present, rates)
         expected = network(weights, query[b], network(weights, x)[1])[0]
-        assert torch.allclose(logits[b], expected.masked_fill(~present, ABSENT), atol=1e-9)
+        assert torch.allclose(logits[b], expected.masked_fill(~present, ABSENT), rtol=0, atol=1e-9)
 
 
 def test_steps_build_no_graph_of_the_gradient() -> None:
     learner = small()
-    support, query, _ = mixed_tasks()
-    loss = learner(support, query).logits[:, :, 0].sum()
-    first = torch.autograd.grad(loss, learner.initial["kernel0"], create_graph=True)[0]
+    support, _, _ = mixed_tasks()
     rows = learner.start(*support.class_mask.shape)
     after = learner.step(learner.begin(rows), *step_arguments(support))
     # What is left of theta in phi is theta itself: d phi / d theta is the identity.
     moved = torch.autograd.grad(after["kernel1"].sum(), learner.initial["kernel1"])[0]
     assert torch.equal(moved, torch.full_like(moved, 3.0))
-    assert first.isfinite().all()
 
 
 def step_arguments(support: Support) -> tuple[object, Tensor, Tensor]:
@@ -126,7 +123,7 @@ def test_the_loss_s_gradient_is_theta_minus_the_mean_of_phi() -> None:
         phi = torch.stack([weights[name] for weights, _ in tasks]).mean(0)
         expected = theta[:, : phi.shape[1]] - phi
         assert theta.grad is not None
-        assert torch.allclose(theta.grad[:, : phi.shape[1]], expected, atol=1e-9)
+        assert torch.allclose(theta.grad[:, : phi.shape[1]], expected, rtol=0, atol=1e-9)
         assert not theta.grad[:, phi.shape[1] :].any()
         moments = [adam.state[weights[name]]["exp_avg_sq"] for weights, adam in with_leaves(tasks)]
         kept = after[f"moment_{name}"][:, : phi.shape[1]]

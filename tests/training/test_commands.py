@@ -290,6 +290,50 @@ def load_learner_of(place: Path, entry: str) -> Learner:
     return load_learner(load_card(zoo / entry), zoo)
 
 
+def test_two_entries_are_compared_task_by_task(made: Path, made_data: Path, tmp_path: Path) -> None:
+    zoo, run = tmp_path / "zoo", tmp_path / "run"
+    shutil.copytree(made / "zoo", zoo)
+    source = write_recipe(tmp_path / "mine.yaml", "maml", steps=2)
+    assert fewshot("train", source, "--out", run, "--data", made_data).exit_code == 0
+    assert fewshot("export", run, "--zoo", zoo).exit_code == 0
+    protocol = ["--way", 3, "--tasks", 12, "--queries", 3, "--zoo", zoo, "--data", made_data]
+    done = fewshot("evaluate", "tiny-maml", "--against", ENTRY, *protocol, "--json")
+    assert done.exit_code == 0, done.output
+    row = json.loads(done.stdout)
+    beside = row.pop("against")
+    alone = [
+        json.loads(fewshot("evaluate", name, *protocol, "--json").stdout)
+        for name in ("tiny-maml", ENTRY)
+    ]
+    assert row == alone[0]
+    assert (beside["model"], beside["mean"]) == (ENTRY, alone[1]["mean"])
+
+    data = recipe().data
+    store = load_test(data.dataset, data.split, data.input, made_data)
+    cards = [load_card(zoo / name) for name in ("tiny-maml", ENTRY)]
+    each = [
+        measure(
+            load_learner(card, zoo),
+            EpisodeSampler(store),
+            tasks=12,
+            way=3,
+            shot=1,
+            queries=3,
+            inner_lr=card.adaptation.rates if card.adaptation else None,
+        ).each
+        for card in cards
+    ]
+    apart = [a - b for a, b in zip(*each, strict=True)]
+    assert beside["above"] == pytest.approx(statistics.mean(apart), abs=1e-9)
+    assert beside["ci95"] == pytest.approx(1.96 * statistics.stdev(apart) / 12**0.5, abs=1e-9)
+    assert beside["ci95"] > 0
+
+    table = fewshot("evaluate", "tiny-maml", "--against", ENTRY, *protocol).output
+    assert f"{ENTRY} on the same tasks: {beside['mean']:.2%}" in " ".join(table.split())
+    refused = fewshot("evaluate", "tiny-maml", "--against", "no-such", *protocol)
+    assert_one_line(refused, "no-such")
+
+
 def test_both_runtimes_measure_the_same(made: Path, made_data: Path) -> None:
     options = ["--way", 4, "--tasks", 10, "--queries", 3, "--zoo", made / "zoo", "--json"]
     rows = [

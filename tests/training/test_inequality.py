@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from models_zoo import registry
+from models_zoo.learner import Learner
 from tests.training.making import LEARNERS
 from tests.training.tiny_tasks import mixed_episode, one_task, tiny
+from training.data.sampler import Episode
 from training.objectives import build_objective
 from training.objectives.episode import EpisodeLoss
 from training.objectives.inequality import InequalityLoss, Measure, inequality
@@ -92,31 +95,50 @@ def test_a_task_that_is_learned_wholly_leaves_the_gradient_finite(
     assert losses.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("which", ["initial", "adapted"])
-@pytest.mark.parametrize("name", ["maml", "metasgd"])
-def test_the_loss_is_taml_s(name: str, which: Any) -> None:
-    """mean L_i(phi_i) + lambda Theil(L_i(theta)), or Theil(L_i(phi_i)), each task by itself."""
-    learner, episode = tiny(name), mixed_episode()
+def losses_of(learner: Learner, episode: Episode) -> dict[str, list[Tensor]]:
+    """Each task's query loss by itself: after adaptation, and of the weights before it."""
     rates = learner.default_inner_lr()
     assert rates is not None
-    alone = [one_task(episode, i) for i in range(3)]
-    adapted = [float(EpisodeLoss()(learner, task)[0].detach()) for task in alone]
-    initial = []
-    for task in alone:
+    found: dict[str, list[Tensor]] = {"adapted": [], "initial": []}
+    for task in (one_task(episode, i) for i in range(3)):
+        found["adapted"].append(EpisodeLoss()(learner, task)[0])
         logits = learner(task.support, task.query, 0 * rates).logits[0]
-        initial.append(float(torch.nn.functional.cross_entropy(logits, task.targets[0]).detach()))
-    spread = naive(initial if which == "initial" else adapted, "theil", None)
+        found["initial"].append(torch.nn.functional.cross_entropy(logits, task.targets[0]))
+    return found
+
+
+@pytest.mark.parametrize("which", ["initial", "adapted"])
+@pytest.mark.parametrize("name", ["maml", "metasgd"])
+def test_the_loss_and_its_gradient_are_taml_s(name: str, which: Any) -> None:
+    """mean L_i(phi_i) + lambda Theil(L_i(theta)), or Theil(L_i(phi_i)), each task by itself."""
+    learner, episode = tiny(name), mixed_episode()
+    losses = losses_of(learner, episode)
+    spread = naive([float(loss.detach()) for loss in losses[which]], "theil", None)
+    plain = torch.stack(losses["adapted"]).mean()
     found, metrics = InequalityLoss(learner, "theil", 0.3, which)(learner, episode)
-    assert float(found.detach()) == pytest.approx(sum(adapted) / 3 + 0.3 * spread, rel=1e-9)
+    assert float(found.detach()) == pytest.approx(float(plain.detach()) + 0.3 * spread, rel=1e-9)
     assert float(metrics["inequality"].detach()) == pytest.approx(spread, rel=1e-6)
+
+    theta = [value for value in learner.parameters() if value.requires_grad]
+    expected = plain + 0.3 * inequality(torch.stack(losses[which]), "theil")
+    gradients = [
+        torch.autograd.grad(loss, theta, retain_graph=True, materialize_grads=True)
+        for loss in (found, expected, plain)
+    ]
+    for mine, theirs in zip(gradients[0], gradients[1], strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-7, atol=1e-9)
+    assert any(
+        not torch.allclose(mine, without, rtol=1e-2, atol=1e-6)
+        for mine, without in zip(gradients[0], gradients[2], strict=True)
+    ), "the penalty has a gradient of its own"
 
 
 def test_without_weight_it_is_the_plain_loss() -> None:
     learner, episode = tiny("maml"), mixed_episode()
-    adapted = InequalityLoss(learner, "gini", 0.0)(learner, episode)[1]["task_losses"][:, 1]
+    plain = torch.stack(losses_of(learner, episode)["adapted"]).mean()
     found = [InequalityLoss(learner, "gini", weight)(learner, episode)[0] for weight in (0, 1)]
-    assert torch.allclose(found[0], adapted.mean())
-    assert not torch.allclose(found[1], adapted.mean())
+    assert torch.allclose(found[0], plain)
+    assert not torch.allclose(found[1], plain)
 
 
 @pytest.mark.parametrize("measure", ["theil", "atkinson", "entropy", "gini"])

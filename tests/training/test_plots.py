@@ -8,6 +8,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,6 +19,7 @@ from fewshot import app
 from tests.training.making import recipe
 from training import trainer
 from training.history import History, read_history
+from training.plots import smooth
 from training.plots.trajectory import distances
 from training.sketch import Sketch
 from training.trainer import train
@@ -122,6 +124,14 @@ def test_task_rank_is_where_the_largest_loss_stands(tmp_path: Path) -> None:
     assert plot("task-rank", run).exit_code == 0
     rows = rows_of(run / "plots" / "task-rank.png")
     assert [float(row["rank"]) for row in rows] == [3, 3, 1.5]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 3.0])
+def test_a_running_mean_is_over_that_share_of_the_values(share: float) -> None:
+    values = np.random.default_rng(0).random(41)
+    half = max(1, round(41 * share)) // 2
+    expected = [values[max(0, i - half) : i + half + 1].mean() for i in range(41)]
+    assert smooth(values, share) == pytest.approx(expected)
 
 
 def test_batches_of_unequal_size_leave_gaps_out(tmp_path: Path) -> None:

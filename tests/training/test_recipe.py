@@ -94,7 +94,8 @@ def test_a_recipe_may_be_a_path_or_a_shipped_name(tmp_path: Path) -> None:
 
 def test_settings_may_be_changed_one_by_one(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "mine.yaml")
-    changes = ["episodes.ways=[3, 2]", "objective.labels=group", "steps = 7", "optimizer.clip=null"]
+    changes = ["episodes.ways=[3, 2]", "objective={name: semantic, labels: group}", "steps = 7"]
+    changes += ["optimizer.clip=null"]
     changed = load_recipe(path, changes)
     plain = recipe()
     assert (changed.episodes.ways, changed.steps) == ((3, 2), 7)
@@ -182,6 +183,18 @@ def wrong(**changes: Any) -> dict[str, Any]:
         (wrong(objective={"name": "inequality"}, episodes__max_images=9), "compares tasks"),
         (wrong(objective={"name": "inequality", "order": 50}), "objective.order: "),
         (wrong(objective={"name": "reptile"}, episodes__ways=[2, 3]), "name one way"),
+        (wrong(objective={"network": "shared"}), "network does nothing with name: episode"),
+        (
+            wrong(objective={"name": "task_attention", "weight": 3}),
+            "weight does nothing with name: task_attention",
+        ),
+        (
+            wrong(objective={"name": "inequality", "order": 3}),
+            "order does nothing with measure: theil",
+        ),
+        (wrong(optimizer__momentum=0.5), "momentum does nothing with name: adam"),
+        (wrong(optimizer__milestones=[5]), "milestones does nothing with schedule: c"),
+        (wrong(optimizer__gamma=0.5), "gamma does nothing with schedule: c"),
         (
             wrong(
                 config={"statistics": "per_step"},

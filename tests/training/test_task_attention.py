@@ -159,9 +159,10 @@ def test_delta_s_gradient_is_the_finite_difference_through_the_step(
         assert found == pytest.approx(slope, rel=1e-3, abs=1e-10)
 
 
-def test_a_first_order_learner_s_own_gradient_leads_delta() -> None:
-    """FOMAML's gradient g is no derivative of its loss; Eq. 3 becomes -beta g(theta') . dw g_i."""
-    learner, episode, fresh = tiny("fomaml").eval(), mixed_episode(), mixed_episode(2)
+@pytest.mark.parametrize("name", ["fomaml", "metalstm"])
+def test_a_first_order_learner_s_own_gradient_leads_delta(name: str) -> None:
+    """Its gradient g is no derivative of its loss; Eq. 3 becomes -beta g(theta') . dw g_i."""
+    learner, episode, fresh = tiny(name).eval(), mixed_episode(), mixed_episode(2)
     objective = attention("shared")
     objective.backward(learner, episode, step(fresh))
     inputs, gradients = meta_information(learner, episode)[1], plain_gradients(learner, episode)

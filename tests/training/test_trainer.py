@@ -182,10 +182,46 @@ def test_every_step_has_the_rate_of_the_schedule(
         optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
         return optimizer
 
-    real = trainer.make_optimizer
+    def told(run: trainer.Run) -> Step:
+        steps.append(offered(run))
+        return steps[-1]
+
+    steps: list[Step] = []
+    real, offered = trainer.make_optimizer, trainer.step_of
     monkeypatch.setattr(trainer, "make_optimizer", make)
+    monkeypatch.setattr(trainer, "step_of", told)
     train(wanted, tmp_path, root=made_data, quiet=True)
     assert rates == [wanted.optimizer.lr * wanted.optimizer.factor(i, 12) for i in range(12)]
+    assert [step.rate for step in steps] == rates, "what Eq. 2 of task attention moves by"
+
+
+def test_theta_and_the_attention_are_clipped_apart(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def norms(clip: float | None) -> list[float]:
+        found = []
+
+        def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            for group in optimizer.param_groups:
+                grads = [p.grad.flatten() for p in group["params"] if p.grad is not None]
+                found.append(float(torch.cat(grads).norm()))
+
+        def make(*args: Any) -> torch.optim.Optimizer:
+            optimizer = real(*args)
+            optimizer.register_step_pre_hook(look)
+            return optimizer
+
+        monkeypatch.setattr(trainer, "make_optimizer", make)
+        wanted = recipe("maml", objective={"name": "task_attention"}, steps=1)
+        clipped = wanted.optimizer.model_copy(update={"clip": clip})
+        wanted = wanted.model_copy(update={"optimizer": clipped})
+        train(wanted, tmp_path / str(clip), root=made_data, quiet=True)
+        return found
+
+    real = trainer.make_optimizer
+    theta, delta = norms(None)
+    assert theta > 100 * delta > 0
+    assert norms(theta / 2) == pytest.approx([theta / 2, delta], rel=1e-3)
 
 
 def test_training_episodes_mix_the_recipe_s_ways_and_shots(store: PackedStore) -> None:
@@ -261,6 +297,18 @@ def test_a_run_with_task_attention_keeps_every_step_s_weights_and_inputs(
     factor = run.recipe.optimizer.factor(4, 5)
     assert theta["lr"] == pytest.approx(run.recipe.optimizer.lr * factor)
     assert delta["lr"] == pytest.approx(0.02 * factor)
+
+
+def test_a_step_s_inputs_stand_in_the_order_of_its_weights(made_data: Path, tmp_path: Path) -> None:
+    objective = {"name": "task_attention", "network": "shared", "lr": 1e-9}  # as good as fixed
+    run = train(recipe("maml", objective=objective, steps=3), tmp_path, root=made_data, quiet=True)
+    history = read_history(tmp_path)
+    weights, inputs = history["attention"][1], history["attention_inputs"][1]
+    assert isinstance(run.objective, TaskAttention)
+    for row, given in zip(weights, inputs, strict=True):
+        again = run.objective.network(torch.from_numpy(given)).detach()
+        assert again.tolist() == pytest.approx(row.tolist(), rel=1e-4)
+        assert abs(row[0] - row[1]) > 1e-3 * row[0], "else any order would do"
 
 
 def test_a_step_too_large_for_max_images_still_has_one_task(store: PackedStore) -> None:

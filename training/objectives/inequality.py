@@ -103,8 +103,4 @@ class InequalityLoss(Objective):
         compared = initial_losses(learner, episode) if self.losses == "initial" else adapted
         spread = inequality(compared, self.measure, self.order)
         loss = adapted.mean() + self.weight * spread
-        return loss, {
-            "accuracy": accuracy(logits, episode.targets),
-            "inequality": spread,
-            "task_losses": torch.stack([compared, adapted], 1),
-        }
+        return loss, {"accuracy": accuracy(logits, episode.targets), "inequality": spread}

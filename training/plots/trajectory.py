@@ -43,7 +43,9 @@ def draw(runs: list[Path], path: Path) -> None:
         ):
             colour = COLOURS[number % len(COLOURS)]
             ends = float(np.linalg.norm(whole[-1] - whole[0]))
-            way = f"length {length[-1]:.3g}" + ("" if every else " between the points kept")
+            way = f"length {float(f'{length[-1]:.3g}'):g}" + (
+                "" if every else " between the points kept"
+            )
             axes.plot(
                 *points.T,
                 color=colour,
