@@ -269,16 +269,19 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run of `fewshot train`.")],
     zoo: Zoo = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace an entry of this id, accuracies and all.")
+    ] = False,
 ) -> None:
     """Turn a run into a zoo entry: weights, ONNX graphs checked against PyTorch, and a card.
 
-    Example: fewshot export runs/prototypical-omniglot
+    Example: fewshot export runs/prototypical-omniglot --zoo zoo
     """
     from service.commands.paths import check_folder
 
     body = training()
     check_folder("RUN", run)
-    body.export(run, zoo)
+    body.export(run, zoo, replace)
 
 
 def training(module: str = "training.commands") -> ModuleType:

@@ -22,7 +22,7 @@ from training.checkpoint import CheckpointError
 from training.data.store import DataError
 from training.evaluate import rounded_down
 from training.parity import ParityError
-from training.protocol import Protocol
+from training.protocol import Protocol, trained
 from training.recipe import RecipeError, load_recipe
 from training.tuning import keep_memory
 
@@ -98,26 +98,31 @@ def train(
         best = run.best
         held_out = loaded.data.classes == "train"
         kept = "Best validation accuracy" if held_out else "Accuracy on classes trained on"
-        Console().print(
-            f"{kept} {best.accuracy:.2%} after step {best.step}, "
-            f"in {folder}. Next: fewshot export {folder}"
-        )
+        console = Console()
+        console.print(f"{kept} {best.accuracy:.2%} after step {best.step}, in {folder}")
+        if run.step < loaded.steps:
+            console.print(
+                f"{run.step} of {loaded.steps} steps are done; the same command without --until "
+                "goes on. What there is may be exported:"
+            )
+        console.print(f"fewshot export {shlex.quote(str(folder))} --zoo zoo", soft_wrap=True)
 
 
-def export(run: Path, zoo: Path | None) -> None:
+def export(run: Path, zoo: Path | None, replace: bool) -> None:
     """Turn a run into a zoo entry and report how well ONNX agrees with PyTorch."""
     from training.export import export as write_entry
 
     with user_errors():
         root = zoo or ENTRIES
-        card, difference = write_entry(run, root)
-        table = Table(title=f"{card.id} {card.version} in {root / card.id}", title_style="bold")
+        card, difference = write_entry(run, root, replace=replace)
+        table = Table(title=f"{card.id} {card.version}", title_style="bold")
         table.add_column("File")
         table.add_column("kB", justify="right")
         for name, fact in card.files.items():
             table.add_row(name, f"{fact.bytes / 1000:.1f}")
         console = Console()
         console.print(table)
+        console.print(f"in {root / card.id}", soft_wrap=True)
         console.print(
             f"ONNX against PyTorch on {difference.episodes} kinds of episodes: median "
             f"{difference.median:.1e}, 90th percentile {difference.p90:.1e}, largest "
@@ -157,14 +162,15 @@ def evaluate_entry(
     keep_memory()
     with user_errors():
         root = zoo or ENTRIES
-        card, other = find_card(model, root), find_card(against, root) if against else None
-        rates = card.adaptation.rates if card.adaptation else None
+        cards = [find_card(name, root) for name in (model, against) if name]
+        rates = [card.adaptation.rates if card.adaptation else None for card in cards]
+        card = cards[0]
         if steps is not None or inner_lr is not None:
             if card.adaptation is None:
                 raise ZooError(f"{model} adapts without gradient steps: no --steps or --inner-lr")
             given = {"steps": steps, "inner_lr": inner_lr}
             changes = {name: value for name, value in given.items() if value is not None}
-            rates = card.adaptation.model_copy(update=changes).rates
+            rates[0] = card.adaptation.model_copy(update=changes).rates
         if record and (classes == "val" or steps is not None or inner_lr is not None):
             raise RecipeError(
                 "--record takes the card's own adaptation on test classes: leave out --classes, "
@@ -176,23 +182,22 @@ def evaluate_entry(
         protocol = Protocol(
             way, shot, queries, presentation, tasks, seed, rotations, runtime, apart, classes
         )
-        training, store = protocol.check(card), protocol.load(card, data, download)
+        training = trained(card)
+        learners = [protocol.learner(card, root, place) for card in cards]
+        stores = [protocol.store(card, data, download) for card in cards]
+        if stores[0].classes != stores[-1].classes:
+            raise ZooError(f"{against} is measured on other classes than {model}")
         with Progress(disable=as_json, transient=True) as progress:
-            bar = progress.add_task(f"{tasks} tasks", total=tasks * (2 if other else 1))
+            bar = progress.add_task(f"{tasks} tasks", total=tasks * len(cards))
 
             def advance(done: int) -> None:
                 progress.advance(bar, done)
 
-            beside: Difference | None = None
-            if other:
-                theirs = protocol.load(other, data, download)
-                if theirs.classes != store.classes:
-                    raise ZooError(f"{against} is measured on other classes than {model}")
-            score = protocol.measure(card, root, store, rates, place, advance)
-            if other:
-                usual = other.adaptation.rates if other.adaptation else None
-                its = protocol.measure(other, root, theirs, usual, place, advance)
-                beside = Difference(other.id, round(its.mean, 5), *score.above(its))
+            scores = [
+                protocol.measure(*entry, place, advance)
+                for entry in zip(learners, stores, rates, strict=True)
+            ]
+        score, *others = scores
         row = Accuracy(
             dataset=training.dataset,
             split=training.split,
@@ -219,7 +224,8 @@ def evaluate_entry(
         if record:
             # Read again: another row may have been recorded while this one was measured.
             write_card(with_accuracy(find_card(model, root), row), root)
-        report(row, as_json, classes, beside)
+        beside = [Difference(cards[1].id, round(o.mean, 5), *score.above(o)) for o in others]
+        report(row, as_json, classes, *beside)
 
 
 def with_accuracy(card: Card, row: Accuracy) -> Card:
@@ -247,7 +253,7 @@ class Difference:
     ci95: float
 
 
-def report(row: Accuracy, as_json: bool, classes: str, beside: Difference | None) -> None:
+def report(row: Accuracy, as_json: bool, classes: str, beside: Difference | None = None) -> None:
     """What the card says of the accuracy, not more precisely: it is rounded once more."""
     if as_json:
         found = row.model_dump(mode="json") | {"classes": classes}
@@ -256,19 +262,20 @@ def report(row: Accuracy, as_json: bool, classes: str, beside: Difference | None
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
     table = Table(title=row.command, title_style="bold")
-    for heading in ("Data", "Task", "Tasks", "Accuracy", "95% CI", "Transductive"):
-        table.add_column(heading)
+    for heading in ("Data", "Task", "Tasks", "Accuracy", "95% CI"):
+        table.add_column(heading, overflow="fold")
     turned = ", rotations as classes" if row.rotations == "classes" else ""
     task = f"{row.way}-way {row.shot}-shot, {row.queries_per_class} queries per class"
     if row.presentation is not None:
         task = f"{row.way} classes of {row.shot} images, presentation {row.presentation}"
+    if row.transductive:
+        task += ", asked together (transductive)"
     table.add_row(
         f"{row.dataset}/{row.split}, {PARTS[classes]} classes{turned}",
         task,
         str(row.tasks),
         f"{row.mean:.2%}",
         f"± {row.ci95:.2%}",
-        "yes" if row.transductive else "no",
     )
     console = Console()
     console.print(table)

@@ -15,7 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from models_zoo import registry
-from models_zoo.cards import ENTRIES, AttentionSpec, Card, Training, describe, write_card
+from models_zoo.cards import (
+    ENTRIES,
+    AttentionSpec,
+    Card,
+    Training,
+    ZooError,
+    describe,
+    write_card,
+)
 from models_zoo.episode import Prediction
 from models_zoo.learner import InputShape, Learner
 from models_zoo.weights import WEIGHTS
@@ -53,12 +61,20 @@ def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
     return recipe, learner.eval(), record
 
 
-def export(run: Path, root: Path = ENTRIES, version: str = "1") -> tuple[Card, Difference]:
+def export(
+    run: Path, root: Path = ENTRIES, version: str = "1", replace: bool = False
+) -> tuple[Card, Difference]:
     """Write the entry of a run into `root`/<id> and check its graphs against PyTorch.
 
-    Nothing is written when they disagree. Raises `RecipeError`, `ParityError`.
+    Nothing is written when they disagree. Raises `RecipeError`, `ParityError`, and `ZooError` for
+    an entry that is there already: the accuracies on its card would go with it.
     """
     recipe, learner, record = load_run(run)
+    if (root / recipe.id).exists() and not replace:
+        raise ZooError(
+            f"{root / recipe.id} is there already; --zoo names another folder, and --replace "
+            "replaces it and the accuracies on its card"
+        )
     spec = recipe.data.input
     shape = InputShape(spec.channels, spec.height, spec.width)
     weights = save({k: v.contiguous() for k, v in learner.state_dict().items()})

@@ -56,33 +56,12 @@ class Protocol:
             return f"--queries {self.queries}"
         return f"--presentation {self.presentation}"
 
-    def check(self, card: Card) -> Training:
-        """How the entry was trained. Raises `ZooError` where it cannot be asked this."""
+    def learner(self, card: Card, root: Path, device: str) -> Learner:
+        """The entry, ready to be asked. Raises `ZooError` where it cannot be asked this."""
         if self.way > card.limits.max_way:
             raise ZooError(f"{card.id} takes at most {card.limits.max_way} classes, not {self.way}")
-        if card.training is None:
-            raise ZooError(
-                f"{card.id} was not trained here, so that no classes are known to be new to it"
-            )
-        if self.classes == "val" and card.training.classes == "train+val":
+        if self.classes == "val" and trained(card).classes == "train+val":
             raise ZooError(f"{card.id} was trained on the validation classes too")
-        return card.training
-
-    def load(self, card: Card, data: Path | None, download: bool) -> PackedStore:
-        """The classes that the entry is asked about. Raises `ZooError`, `DataError`."""
-        training = self.check(card)
-        return load_test(training.dataset, training.split, card.input, data, download, self.classes)
-
-    def measure(
-        self,
-        card: Card,
-        root: Path,
-        store: PackedStore,
-        rates: Sequence[float] | None,
-        device: str,
-        on_batch: Callable[[int], None] = lambda done: None,
-    ) -> Score:
-        """The entry's accuracy, adapted at `rates`. Raises `ZooError`."""
         learner: Learner = (
             load_learner(card, root).to(device)
             if self.runtime == "torch"
@@ -90,6 +69,22 @@ class Protocol:
         )
         if self.presentation is not None and type(learner).presented is Learner.presented:
             raise ZooError(f"{card.id} does not answer on the way through its support set")
+        return learner
+
+    def store(self, card: Card, data: Path | None, download: bool) -> PackedStore:
+        """The classes that the entry is asked about. Raises `ZooError`, `DataError`."""
+        training = trained(card)
+        return load_test(training.dataset, training.split, card.input, data, download, self.classes)
+
+    def measure(
+        self,
+        learner: Learner,
+        store: PackedStore,
+        rates: Sequence[float] | None,
+        device: str,
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> Score:
+        """The accuracy of a learner that adapts at `rates`."""
         return evaluate(
             learner,
             # On the CPU, so that every device is asked the same tasks.
@@ -105,3 +100,12 @@ class Protocol:
             device=device,
             on_batch=on_batch,
         )
+
+
+def trained(card: Card) -> Training:
+    """How the entry was trained. Raises `ZooError` for one that was not."""
+    if card.training is None:
+        raise ZooError(
+            f"{card.id} was not trained here, so that no classes are known to be new to it"
+        )
+    return card.training

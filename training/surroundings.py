@@ -18,11 +18,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from training.recipe import RecipeError
 
 if TYPE_CHECKING:
     from training.trainer import Run
+
+
+#: What the progress bar tells first: a narrow window shows no more.
+FACTS = ("val", "loss", "accuracy")
 
 
 @contextmanager
@@ -60,13 +65,15 @@ def finishing_the_step(run: Run) -> Iterator[None]:
 @contextmanager
 def bar(run: Run, quiet: bool) -> Iterator[Any]:
     """A progress bar with ETA; on a file or with `quiet`, nothing but the bar's last state."""
+    whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
     progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
+        TextColumn("{task.description}", table_column=whole),
+        BarColumn(bar_width=8),
+        MofNCompleteColumn(table_column=whole),
+        TimeElapsedColumn(table_column=whole),
+        TimeRemainingColumn(table_column=whole),
+        TextColumn("{task.fields[facts]}", table_column=rest),  # what a narrow window cuts
+        expand=True,
         disable=quiet,
     )
     shown: dict[str, float] = {}
@@ -77,7 +84,11 @@ def bar(run: Run, quiet: bool) -> Iterator[Any]:
 
         def tick(step: int, facts: dict[str, float]) -> None:
             shown.update(facts)
-            text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            names = [
+                *(name for name in FACTS if name in shown),
+                *(name for name in shown if name not in FACTS),
+            ]
+            text = "  ".join(f"{name} {shown[name]:.3f}" for name in names)
             progress.update(task, completed=step, facts=text)
 
         yield tick

@@ -146,7 +146,8 @@ def test_an_export_that_disagrees_writes_nothing(
     assert not (tmp_path / "zoo").exists()
 
     shutil.copytree(made / "zoo", tmp_path / "zoo")
-    assert_one_line(fewshot("export", run, "--zoo", tmp_path / "zoo"), "differ")
+    again = fewshot("export", run, "--zoo", tmp_path / "zoo", "--replace")
+    assert_one_line(again, "differ")
     verify(load_card(tmp_path / "zoo" / ENTRY), tmp_path / "zoo")
 
 
@@ -172,15 +173,19 @@ def test_graphs_are_compared_at_the_card_s_rates(
     assert asked == [(0.5, 0.5, 0.5)]
 
 
-def test_a_second_export_replaces_the_first(
+def test_a_second_export_replaces_the_first_where_it_is_asked_to(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(made / "zoo", tmp_path / "zoo")
     folder = tmp_path / "zoo" / ENTRY
+    before = load_card(folder)
+    refused = fewshot("export", made / "run", "--zoo", tmp_path / "zoo")
+    assert_one_line(refused, f"{folder} is there already")
+    assert load_card(folder) == before
     graphs = {path.name: path.read_bytes() for path in folder.glob("*.onnx")}
     (folder / "stale.onnx").write_bytes(b"of a learner long gone")
     monkeypatch.setattr(export, "to_onnx", lambda *_: graphs)
-    card, _ = export.export(made / "run", tmp_path / "zoo", version="2")
+    card, _ = export.export(made / "run", tmp_path / "zoo", version="2", replace=True)
     assert load_card(folder) == card
     assert card.version == "2"
     assert not (folder / "stale.onnx").exists()

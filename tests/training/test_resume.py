@@ -159,7 +159,7 @@ def test_a_run_made_before_an_option_existed_goes_on(made_data: Path, tmp_path: 
     train(recipe(), tmp_path, root=made_data, until=3, quiet=True)
     path = tmp_path / "recipe.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    del content["objective"]["network"]
+    del content["optimizer"]["average"]
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert train(recipe(), tmp_path, root=made_data, until=6, quiet=True).step == 6
 
