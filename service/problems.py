@@ -255,6 +255,9 @@ class SetChanged(Problem):
 class Unauthenticated(Problem):
     status, type, title = 401, "unauthenticated", "A valid API key is needed"
 
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="fewshot"'})
+
 
 class Forbidden(Problem):
     status, type, title = 403, "forbidden", "The API key does not allow this"

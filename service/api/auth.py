@@ -31,7 +31,6 @@ _GUARDED = ("/v1/", "/v2/")
 #: Open to everyone, however the service is closed.
 _OPEN = ("/v1/limits", "/v2/health/")
 _OPEN_TO_ALL = "no API key is asked for, and the service may be reached from outside: close it"
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="fewshot"'}
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,12 @@ class Authentication:
         if token is None:
             if self._auth == "auto" and not await self._any_key():
                 return OPEN
-            raise Unauthenticated("send an API key: Authorization: Bearer KEY", headers=_CHALLENGE)
+            raise Unauthenticated("send an API key: Authorization: Bearer KEY")
         known, key = self._store.keys.known(token)
         if not known:
             key = await self._store.run(self._store.keys.find, token)
         if key is None:
-            raise Unauthenticated("the API key is unknown or was revoked", headers=_CHALLENGE)
+            raise Unauthenticated("the API key is unknown or was revoked")
         return Caller(key.id, key.name, key.scopes, key.rate_per_minute, key.daily_quota, key)
 
     async def _any_key(self) -> bool:
@@ -120,7 +119,7 @@ def _token(headers: Headers) -> str | None:
         return headers.get("x-api-key")
     kind, _, token = given.partition(" ")
     if kind.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("use Authorization: Bearer KEY", headers=_CHALLENGE)
+        raise Unauthenticated("use Authorization: Bearer KEY")
     return token.strip()
 
 
@@ -139,7 +138,7 @@ def requires(scope: KeyScope) -> Callable[..., Awaitable[Caller]]:
     async def caller(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
         found: Caller | None = getattr(request.state, "caller", None)
         if found is None:
-            raise Unauthenticated("send an API key", headers=_CHALLENGE)
+            raise Unauthenticated("send an API key")
         if not found.allows(scope):
             raise Forbidden(f"this needs the scope {scope.value!r}", scope=scope.value)
         return found

@@ -12,12 +12,13 @@ from sqlalchemy import Connection, Row, bindparam, case, func, select, update
 from service.problems import (
     RevisionMismatch,
     SetExpired,
+    Unauthenticated,
     UnknownExample,
     UnknownLabel,
     UnknownSet,
 )
 from service.store.records import ExampleRecord, SetRecord
-from service.store.tables import examples, support_sets
+from service.store.tables import api_keys, examples, support_sets
 
 Revisions = frozenset[int] | None  # None: any
 
@@ -33,6 +34,20 @@ _ONE_SET = select(support_sets).where(
     support_sets.c.id == bindparam("wanted_id"), support_sets.c.owner == bindparam("wanted_owner")
 )
 _LOCKED_SET = _ONE_SET.with_for_update()
+#: Locked against being revoked before the edit is done, not against other edits.
+_OWNER = (
+    select(api_keys.c.revoked_at)
+    .where(api_keys.c.id == bindparam("wanted_owner"))
+    .with_for_update(read=True)
+)
+
+
+def refuse_revoked(connection: Connection, owner: str) -> None:
+    """A key is looked up before a request's body comes, which may take minutes: it may have been
+    revoked, and its sets deleted, since. Raises `Unauthenticated`."""
+    key = connection.execute(_OWNER, {"wanted_owner": owner}).first()
+    if key is not None and key.revoked_at is not None:
+        raise Unauthenticated("the API key was revoked while the request was on its way")
 
 
 def find_set(
@@ -43,8 +58,10 @@ def find_set(
     revisions: Revisions = None,
     lock: bool = False,
 ) -> Row[Any]:
-    """The set's row, locked until the transaction ends if asked for. Raises `UnknownSet`,
-    `SetExpired`, `RevisionMismatch`."""
+    """The set's row, locked until the transaction ends if asked for, which an edit does. Raises
+    `UnknownSet`, `SetExpired`, `RevisionMismatch`, and `Unauthenticated` to an edit."""
+    if lock:
+        refuse_revoked(connection, owner)
     row = None
     if _SET_ID.fullmatch(set_id):
         wanted = {"wanted_id": set_id, "wanted_owner": owner}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
 from service.images import Upload
 from service.problems import FileRef, SetChanged, TooManySets
@@ -41,6 +41,7 @@ from service.store.rows import (
     expiry,
     find_example,
     find_set,
+    refuse_revoked,
     rename,
     set_record,
 )
@@ -77,7 +78,8 @@ class SupportSets:
 
         def work(connection: Connection) -> Added:
             now, set_id = self.clock(), f"set_{secrets.token_hex(12)}"
-            self._make_room(connection, support_sets.c.owner == owner, now)
+            refuse_revoked(connection, owner)
+            self._make_room(connection, owner, now)
             connection.execute(
                 insert(support_sets).values(
                     id=set_id,
@@ -285,10 +287,13 @@ class SupportSets:
     ) -> Row[Any]:
         return find_set(connection, owner, set_id, self.clock(), revisions, lock)
 
-    def _make_room(self, connection: Connection, mine: ColumnElement[bool], now: float) -> None:
+    def _make_room(self, connection: Connection, owner: str, now: float) -> None:
         """Raises `TooManySets`. Expired sets count only until their room is needed: then they are
         forgotten sooner than they would be."""
-        most = self._limits.sets
+        most, mine = self._limits.sets, support_sets.c.owner == owner
+        if connection.dialect.name == "postgresql":  # else two at once would both find room
+            lock = func.pg_advisory_xact_lock(func.hashtext(owner))
+            connection.execute(select(lock))
         count = select(func.count()).select_from(support_sets).where(mine)
         if connection.execute(count).scalar_one() < most:
             return

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +20,11 @@ from typer.testing import CliRunner
 
 from fewshot import app as fewshot
 from service.app import create_app
+from service.problems import TooManySets
 from service.settings import Settings
 from service.store import keys as keys_module
 from service.store.keys import Keys, Scope
+from service.store.replays import Answer
 from service.store.store import Store
 from tests.service.asking import SETS, add, ask, ask_set, assert_problem, encoded, make_set, noise
 from tests.service.asking import task as some
@@ -439,3 +443,46 @@ def test_revoking_a_key_with_its_sets_leaves_nothing_of_it(zoo: Path, database_u
 def test_the_help_says_that_admin_allows_no_more_than_write() -> None:
     shown = CliRunner().invoke(fewshot, ["keys", "create", "--help"], env={"COLUMNS": "300"})
     assert "admin allows no more than write today" in shown.stdout
+
+
+def test_a_key_revoked_while_its_request_was_on_the_way_writes_nothing(
+    client: TestClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the body of a request took longer than the revocation: the key was looked up
+    before."""
+    monkeypatch.setattr("service.store.keys.BELIEVED_S", 60.0)
+    key, token = keys.create("gone", [Scope.write])
+    mine = bearer(token)
+    set_id = make_set(client, some(), mine).json()["support_set"]["id"]
+    example = client.get(f"{SETS}/{set_id}/examples", headers=mine).json()["examples"][0]["id"]
+    keys.revoke(key.id)
+    assert client.get(f"{SETS}/{set_id}", headers=mine).status_code == 200, "still believed"
+    for response in (
+        make_set(client, some(), mine),
+        add(client, set_id, some(), mine),
+        client.patch(f"{SETS}/{set_id}", json={"name": "x"}, headers=mine),
+        client.delete(f"{SETS}/{set_id}/examples/{example}", headers=mine),
+        client.delete(f"{SETS}/{set_id}", headers=mine),
+    ):
+        assert_problem(response, 401, "unauthenticated")
+        assert response.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_no_more_sets_are_made_at_once_than_may_be_kept(zoo: Path, database_url: str) -> None:
+    store = Store(Settings(zoo=zoo, device="cpu", database_url=database_url, max_sets=4))
+    start = threading.Barrier(12)
+
+    def make(_: int) -> int:
+        start.wait()
+        try:
+            store.sets.create("crowd", "", {}, None, [], lambda _: Answer(201, b""))
+        except TooManySets:
+            return 0
+        return 1
+
+    try:
+        with ThreadPoolExecutor(12) as threads:
+            assert sum(threads.map(make, range(12))) == 4
+        assert len(store.sets.page("crowd", 100)) == 4
+    finally:
+        store.database.close()
