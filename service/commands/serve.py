@@ -25,7 +25,7 @@ from service.app import create_app
 from service.classifier import Classifier
 from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.paths import check_data_dir, check_zoo
-from service.commands.supervisor import Supervisor
+from service.commands.supervisor import Supervisor, end_with_the_supervisor
 from service.http import Connection
 from service.lifecycle import TAIL_S
 from service.memory import share_arenas
@@ -49,6 +49,7 @@ class Application:
     settings: Settings
 
     def __call__(self) -> FastAPI:
+        end_with_the_supervisor()
         share_arenas()
         return create_app(self.settings)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +13,20 @@ from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.supervisors import Multiprocess
 
 from service.metrics import MULTIPROCESS
+
+
+def end_with_the_supervisor() -> None:
+    """In a worker: stop, as by SIGTERM, once the supervisor is gone. One that was killed could not
+    tell its workers, which would hold the port and answer on without anyone to restart them."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor is None:
+        return
+
+    def wait() -> None:
+        supervisor.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="supervisor-watch", daemon=True).start()
 
 
 class Supervisor(Multiprocess):

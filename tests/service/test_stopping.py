@@ -183,3 +183,24 @@ def test_an_idle_server_ends_at_once_or_after_the_drain(zoo: Path, tmp_path: Pat
         stop(server)  # which could not be seen without the drain
         server.process.wait(PATIENCE)
         assert time.monotonic() - start >= 8
+
+
+def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path) -> None:
+    with serving(zoo, tmp_path, "--workers", 2, killed=True) as server:
+        workers = worker_ids(server.process.pid, 2)
+        server.process.kill()
+        server.process.wait()
+        give_up = time.monotonic() + 30
+        while any(map(alive, workers)) and time.monotonic() < give_up:
+            time.sleep(0.1)
+        assert not any(map(alive, workers))
+        with pytest.raises(httpx.TransportError):
+            httpx.get(server.base + "/livez")
+
+
+def alive(process: int) -> bool:
+    """Not even as a zombie that nobody has asked for."""
+    try:
+        return ") Z " not in Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
