@@ -320,7 +320,10 @@ class Classifier:
             return TorchRuntime(card, root, settings.device, settings.threads, chunk, compiled)
         from service.engine.onnx import OnnxRuntime
 
-        return OnnxRuntime(card, root, settings.device, settings.threads, settings.encode_batch)
+        lean = settings.model_memory_mb > 0
+        return OnnxRuntime(
+            card, root, settings.device, settings.threads, settings.encode_batch, lean
+        )
 
     async def off_loop(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `function` in the bounded pool that decodes images and draws overlays."""

@@ -143,8 +143,10 @@ class Settings(BaseSettings):
         ge=0,
         le=1 << 20,
         description="Memory, in MiB, that loaded models may take, estimated from their files; "
-        "beyond it the one asked longest ago is let go, and loaded again when asked. 0 sets no "
-        "bound. Set it where the zoo is larger than the memory.",
+        "beyond it the one asked longest ago is let go, and loaded again when asked. What a run "
+        "needs on top, some hundred MiB for the largest tasks, is given back after it, which "
+        "makes such tasks slower by up to a half. 0 sets no bound, and every model keeps the "
+        "memory of its largest run. Set it where memory is short.",
     )
 
     # Batches and caches
@@ -176,7 +178,7 @@ class Settings(BaseSettings):
         le=64,
         description="Threads that decode images and draw overlays. Raise it to the number of "
         "cores where clients send photos; small drawings gain nothing. Each may hold one decoded "
-        "image of `max_image_megapixels`, up to 16 bytes a pixel.",
+        "image of `max_image_megapixels`, up to 24 bytes a pixel.",
     )
     feature_cache_mb: int = Field(
         256,
@@ -287,7 +289,7 @@ class Settings(BaseSettings):
         gt=0,
         le=178,  # what Pillow decodes at most
         description="Largest image in millions of pixels, read from its header before anything is "
-        "decoded. Raise it for camera originals beyond 40 MP; each costs up to 16 bytes a pixel.",
+        "decoded. Raise it for camera originals beyond 40 MP; each costs up to 24 bytes a pixel.",
     )
     max_image_side: int = Field(
         16_384,

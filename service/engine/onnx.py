@@ -31,10 +31,20 @@ class TensorType(NamedTuple):
 
 
 class Session:
-    """One ONNX graph, read from bytes that were checked against the card."""
+    """One ONNX graph, read from bytes that were checked against the card.
 
-    def __init__(self, data: bytes, options: ort.SessionOptions, providers: list[str]) -> None:
+    `lean` gives the memory of a run back after it; else it is kept for the next, up to what the
+    largest one needed.
+    """
+
+    def __init__(
+        self, data: bytes, options: ort.SessionOptions, providers: list[str], lean: bool = False
+    ) -> None:
         self._session = ort.InferenceSession(data, options, providers=providers)
+        self._options = ort.RunOptions()
+        if lean:
+            arena = "gpu:0" if self._session.get_providers()[0] != CPU else "cpu:0"
+            self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
         self.inputs = {item.name: item.shape for item in self._session.get_inputs()}
         self.outputs = [item.name for item in self._session.get_outputs()]
         self.providers: list[str] = self._session.get_providers()
@@ -50,7 +60,9 @@ class Session:
     ) -> dict[str, NDArray[np.generic]]:
         """Run once. Raises `ValueError` where the feed is not what the graph declares."""
         self._check(feed)
-        return dict(zip(outputs, self._session.run(outputs, dict(feed)), strict=True))
+        return dict(
+            zip(outputs, self._session.run(outputs, dict(feed), self._options), strict=True)
+        )
 
     def _check(self, feed: Mapping[str, NDArray[np.generic]]) -> None:
         """Names, ranks, fixed dims, and one size per symbol: ONNX Runtime broadcasts silently."""
@@ -70,9 +82,16 @@ class OnnxRuntime:
     """An entry's graphs in ONNX Runtime. One instance may be used from many threads."""
 
     def __init__(
-        self, card: Card, root: Path, device: Device = "auto", threads: int = 0, chunk: int = 0
+        self,
+        card: Card,
+        root: Path,
+        device: Device = "auto",
+        threads: int = 0,
+        chunk: int = 0,
+        lean: bool = False,
     ) -> None:
         """Load and check an entry; `chunk` images are encoded at once, 0: as suits the device.
+        `lean` as of `Session`.
 
         Raises `ZooError` when a file differs from its card or is not a graph of this kind, and
         `RuntimeError` when the device cannot be had.
@@ -87,7 +106,7 @@ class OnnxRuntime:
 
         def load(name: str) -> Session:
             try:
-                session = Session(read_file(card, name, root), options, providers)
+                session = Session(read_file(card, name, root), options, providers, lean)
             except ZooError:
                 raise
             except Exception as error:  # the binding raises a dozen unrelated classes

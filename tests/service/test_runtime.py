@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -202,3 +204,37 @@ def test_tensorrt_is_asked_for_only_where_its_library_loads(
     monkeypatch.setattr("service.engine.providers.cuda_devices", lambda: 0)
     with pytest.raises(RuntimeError, match="no CUDA driver"):
         choose("tensorrt", [TENSORRT, CUDA, CPU])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_a_lean_session_keeps_little_of_a_large_run_and_answers_alike() -> None:
+    """In processes of their own: what one frees, the other would find."""
+    program = """
+import sys
+import numpy as np
+from models_zoo.cards import ENTRIES, find_card
+from service.engine.onnx import OnnxRuntime
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+lean = sys.argv[1] == "lean"
+card = find_card("reptile-omniglot")
+runtime = OnnxRuntime(card, ENTRIES, "cpu", threads=1, lean=lean)
+before = resident()
+x = np.random.default_rng(0).random((1, 100, 1, 28, 28), np.float32)
+labels = np.arange(100)[None] % 5
+found = runtime.adapt(
+    x, labels, np.ones((1, 100), bool), np.ones((1, 5), bool), np.full(1, 0.01, np.float32)
+)
+print(resident() - before, sum(float(np.abs(value).sum()) for value in found.values()))
+"""
+    kept, totals = {}, {}
+    for kind in ("lean", "usual"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, kind], capture_output=True, text=True, check=True
+        )
+        size, totals[kind] = done.stdout.split()
+        kept[kind] = int(size)
+    assert totals["lean"] == totals["usual"]
+    assert kept["lean"] < kept["usual"] / 2
