@@ -28,7 +28,7 @@ def upgrade(engine: Engine) -> None:
     where SQLite's folder cannot be made.
     """
     if engine.dialect.name == "sqlite" and engine.url.database:
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(engine.url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _use_wal(engine)
     with engine.execution_options(write=True).begin() as connection:
         if engine.dialect.name == "postgresql":

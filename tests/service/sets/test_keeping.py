@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -191,3 +192,13 @@ def _stored(client: TestClient, set_id: str) -> int:
     with client.app.state.store.database.read() as connection:
         query = text("SELECT count(*) FROM examples WHERE set_id = :id")
         return int(connection.execute(query, {"id": set_id}).scalar_one())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders have no modes")
+def test_a_data_folder_that_the_service_makes_is_its_user_s_alone(
+    zoo: Path, tmp_path: Path
+) -> None:
+    settings = Settings(zoo=zoo, device="cpu", threads=1, data_dir=tmp_path / "new")
+    with TestClient(create_app(settings)) as client:
+        assert client.post(SETS).status_code == 201
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
