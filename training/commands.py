@@ -282,5 +282,6 @@ def report(row: Accuracy, as_json: bool, classes: str, beside: Difference | None
     if beside:
         console.print(
             f"{beside.model} on the same tasks: {beside.mean:.2%}. Difference, task by task: "
-            f"{beside.above:+.2%} ± {beside.ci95:.2%}"
+            f"{beside.above:+.2%} ± {beside.ci95:.2%}",
+            soft_wrap=True,
         )
