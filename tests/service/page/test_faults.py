@@ -245,6 +245,50 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Any, tmp_path: Path) ->
         page.context.close()
 
 
+def test_a_key_that_is_given_late_starts_the_page_after_all(browser: Any, tmp_path: Path) -> None:
+    with running(tmp_path / "data", auth="required") as service:
+        page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(service.base)
+        dialog = page.locator("#key-dialog")
+        cancel = dialog.get_by_role("button", name="Cancel")
+        cancel.click()
+        banner = page.locator("#no-key")
+        banner.wait_for()
+        assert "needs an API key" in banner.inner_text()
+        page.locator("#sample").click()
+        cancel.click()
+        until(
+            page, "document.getElementById('toast').textContent === 'This service needs an API key'"
+        )
+        shot(page, "no-key")
+        page.locator("#sample").click()
+        page.locator("#key").fill("wrong")
+        page.get_by_role("button", name="Use it").click()
+        until(page, "document.getElementById('key-words').textContent.includes('not know')")
+        page.locator("#key").fill(new_key(service))
+        page.get_by_role("button", name="Use it").click()
+        wait_best(page, "hook")
+        assert not banner.is_visible()
+        assert page.locator("#model").input_value() == "stanet-omniglot"
+        page.wait_for_selector("#entries li")
+        page.context.close()
+
+
+def test_the_notice_of_a_missing_key_asks_for_it(browser: Any, tmp_path: Path) -> None:
+    with running(tmp_path / "data", auth="required") as service:
+        page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(service.base)
+        page.locator("#key-dialog").get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Give a key").click()
+        page.locator("#key").fill(new_key(service))
+        page.get_by_role("button", name="Use it").click()
+        page.wait_for_selector("#entries li")
+        assert not page.locator("#no-key").is_visible()
+        page.context.close()
+
+
 def new_key(service: Service) -> str:
     store = Store(Settings(data_dir=service.data))
     return store.keys.create("page", [Scope.read, Scope.write])[1]
