@@ -57,6 +57,12 @@ def test_garbage_is_refused_beside_the_file_and_sinks_nothing_else(
     ask_file(page, text)
     page.locator("#query-fault").wait_for()
     assert "not an image" in page.locator("#query-fault").inner_text()
+    assert page.locator("#answers > *").count() == 0
+    assert page.locator("#take-query").is_disabled()
+    for snippet in ("curl", "python"):
+        told = page.locator(f"#{snippet}").inner_text()
+        assert "query.png" in told
+        assert "notes.png" not in told
     shot(page, "garbage")
     failed.first.get_by_role("button", name="Dismiss").click()
     wait_count(failed, 1)
