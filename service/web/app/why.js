@@ -8,6 +8,8 @@ import { card, colour, examplesOf, state, subscribe } from "./state.js";
 
 /** In CSS pixels. */
 const QUERY_SIDE = 160, EXAMPLE_SIDE = 88;
+/** Of lines: how far beside and above the pictures they run, and how wide they turn. */
+const BESIDE = 10, ABOVE = 5, TURN = 8;
 /** Of the examples of a class, those that counted most. */
 const MOST_EXAMPLES = 10;
 /** Thin lines to many examples would only be a haze. */
@@ -76,7 +78,8 @@ function words(answer, at, left) {
   return [
     attention.query && "Warm colours show where it looked.",
     attention.task && `The thicker a line, the more of ${at ? "this layer’s" : "the"} attention went to `
-      + "that example. Attention alone is not the answer, whose probabilities may differ.",
+      + "that example. The percentages are shares of attention, which alone does not explain the "
+      + "answer; its probabilities may differ.",
     most && most !== label && `Here most went to “${most}”; the answer is “${label}” all the same.`,
     left > 0 && `${count(left, "less probable class is", "less probable classes are")} not shown.`,
   ].filter(Boolean).join(" ");
@@ -158,7 +161,8 @@ function canvasOf(canvas, bitmap, map, input, side) {
   paint(canvas, image, map, input, side * Math.max(ratio, 1.5));
 }
 
-/** From the query down to each example, as wide as its weight; behind the pictures. */
+/** From the query down to each example, as wide as its weight; behind the pictures. Those of the
+ * rows below come down beside the pictures, not through them. */
 function lines() {
   const figure = $("why-figure");
   const place = $("why-lines");
@@ -167,18 +171,25 @@ function lines() {
   const box = figure.getBoundingClientRect();
   place.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
   const from = $("why-query").getBoundingClientRect();
-  const items = [...$("why-support").querySelectorAll(".looked > li")]
+  const [x0, y0] = [from.left + from.width / 2 - box.left, from.bottom - box.top];
+  const ends = [...$("why-support").querySelectorAll(".looked > li")]
     .filter((item) => item.dataset.weight !== "")
-    .sort((a, b) => b.dataset.weight - a.dataset.weight).slice(0, MOST_LINES);
-  const top = Math.max(...items.map((item) => Number(item.dataset.weight)));
-  for (const item of items.reverse()) {
-    const to = item.querySelector("canvas").getBoundingClientRect();
-    const share = Number(item.dataset.weight) / top;
-    const [x0, y0] = [from.left + from.width / 2 - box.left, from.bottom - box.top];
-    const [x1, y1] = [to.left + to.width / 2 - box.left, to.top - box.top];
-    const middle = (y0 + y1) / 2;
+    .map((item) => {
+      const to = item.querySelector("canvas").getBoundingClientRect();
+      const [x, y] = [to.left + to.width / 2 - box.left, to.top - box.top];
+      return { item, weight: Number(item.dataset.weight), left: to.left - box.left, x, y };
+    });
+  const first = Math.min(...ends.map((one) => one.y));
+  const side = Math.max(Math.min(...ends.map((one) => one.left)) - BESIDE, BESIDE / 2);
+  const top = Math.max(...ends.map((one) => one.weight));
+  const shown = ends.sort((a, b) => b.weight - a.weight).slice(0, MOST_LINES);
+  for (const { item, weight, x, y } of shown.reverse()) {
+    const share = weight / top;
+    const middle = (y0 + first) / 2, above = y - ABOVE;
     place.append(svg("path", {
-      d: `M${x0} ${y0} C${x0} ${middle} ${x1} ${middle} ${x1} ${y1}`,
+      d: y - first < 1 ? `M${x0} ${y0} C${x0} ${middle} ${x} ${middle} ${x} ${y}`
+        : `M${x0} ${y0} C${x0} ${middle} ${side} ${middle} ${side} ${first} V${above - TURN} `
+          + `Q${side} ${above} ${side + TURN} ${above} H${x - TURN} Q${x} ${above} ${x} ${y}`,
       "stroke-width": (0.75 + 9 * share).toFixed(2), opacity: (0.2 + 0.6 * share).toFixed(2),
       "data-colour": item.closest("[data-colour]").dataset.colour,
     }));

@@ -90,7 +90,7 @@ def test_attention_to_another_class_than_the_answer_is_not_taken_for_it(page: An
     shares = page.locator("#why-support .share")
     assert shares.all_inner_texts() == ["attention 33%", "attention 67%", "attention 0%"]
     told = page.locator("#why-words")
-    assert "Attention alone is not the answer" in told.inner_text()
+    assert "shares of attention, which alone does not explain" in told.inner_text()
     assert "most went to" not in told.inner_text()
     page.locator("#layer").fill("2")
     until(page, "document.getElementById('layer-shown').textContent === '2 of 3'")
