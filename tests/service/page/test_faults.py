@@ -267,6 +267,7 @@ def test_a_key_that_is_given_late_starts_the_page_after_all(browser: Any, tmp_pa
         until(
             page, "document.getElementById('toast').textContent === 'This service needs an API key'"
         )
+        wait_count(page.locator("#classes > li"), 2)  # as before
         shot(page, "no-key")
         page.locator("#sample").click()
         page.locator("#key").fill("wrong")
