@@ -101,13 +101,24 @@ def _merit(judgement: Judgement) -> tuple[int, float, float]:
 
 
 def _of_models(best: Judgement, judged: Sequence[Judgement], way: int) -> list[str]:
+    """Ties are named as such: whoever uses one of them need not change."""
     found = share(best.correct, len(best.verdicts))
+    others = [each for each in judged if each is not best]
+    tied = [each.card.title for each in others if each.correct == best.correct]
+    title = best.card.title
     sentences = [
-        f"Use {best.card.id}: of {found.count} examples, left out one at a time, it got "
-        f"{found.correct} right ({found.value:.0%}). With so few examples the true accuracy may "
-        f"lie anywhere between {found.low:.0%} and {found.high:.0%} (95% interval)."
+        f"{f'None did better than {title}' if tied else f'{title} did best'}: of {found.count} "
+        f"examples, left out one at a time, it got {found.correct} right ({found.value:.0%}). With "
+        f"so few examples the true accuracy may lie anywhere between {found.low:.0%} and "
+        f"{found.high:.0%} (95% interval)."
     ]
-    level = [e.card.id for e in judged if e is not best and not surely_better(best, e)]
+    if tied:
+        sentences.append(f"As many right, so as good a choice by these examples: {_listed(tied)}.")
+    level = [
+        each.card.title
+        for each in others
+        if each.correct < best.correct and not surely_better(best, each)
+    ]
     if level:
         sentences.append(
             f"The difference to {_listed(level)} may be chance: more examples would tell."
@@ -128,9 +139,9 @@ def _of_absent(judgements: Sequence[Judgement], others: bool) -> list[str]:
     late, why = [], dict[str, list[str]]()
     for each in judgements:
         if isinstance(each.fault, DeadlineExceeded):
-            late.append(each.card.id)
+            late.append(each.card.title)
         elif each.fault is not None:
-            why.setdefault(each.fault.title, []).append(each.card.id)
+            why.setdefault(each.fault.title, []).append(each.card.title)
     sentences = []
     if late:
         sentences.append(
@@ -138,7 +149,7 @@ def _of_absent(judgements: Sequence[Judgement], others: bool) -> list[str]:
             "or name fewer `models`."
         )
     if others:
-        sentences += [f"Not judged: {', '.join(ids)}. {title}." for title, ids in why.items()]
+        sentences += [f"Not judged: {', '.join(names)}. {title}." for title, names in why.items()]
     return sentences
 
 
@@ -151,7 +162,7 @@ def _of_classes(best: Judgement, classes: Sequence[str]) -> tuple[list[str], lis
     counts = Counter(verdict.truth for verdict in best.verdicts)
     order = sorted(wrong, key=lambda i: (-wrong[i].total() / counts[i], counts[i], i))
     if not order:
-        return [], [f"{best.card.id} misread none, so no class stands out as short of examples."]
+        return [], [f"{best.card.title} misread none, so no class stands out as short of examples."]
     sentences = []
     for i in order[:_MOST_NAMED]:
         said, _ = wrong[i].most_common(1)[0]

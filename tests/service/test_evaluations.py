@@ -177,7 +177,9 @@ def test_one_that_diverges_harms_no_other(zoo: Path) -> None:
     assert faults.pop("descent").endswith(":adaptation-diverged")
     assert faults == {"mean": None, "attentive": None}
     assert document["advice"]["model"] in faults
-    assert any("Not judged: descent. " in sentence for sentence in document["advice"]["text"])
+    assert any(
+        "Not judged: Test entry descent. " in sentence for sentence in document["advice"]["text"]
+    )
 
 
 class Counted(OnnxRuntime):
@@ -251,9 +253,7 @@ def test_one_that_is_not_done_in_time_leaves_the_others_numbers(zoo: Path) -> No
             assert faults.pop("descent").endswith(":deadline-exceeded")
             assert faults == {"mean": None, "attentive": None}
             told = " ".join(document["advice"]["text"])
-            assert (
-                "Not judged in time: descent; ask again with a longer `X-Request-Timeout`" in told
-            )
+            assert "Not judged in time: Test entry descent; ask again with a longer" in told
             alone = client.post(
                 url, data={"models": "descent"}, headers={"X-Request-Timeout": "0.5"}
             )
@@ -315,7 +315,8 @@ def test_advice_names_the_best_model_and_the_worst_class(cards: list[Card]) -> N
     text = " ".join(found.sentences)
     assert "9 right (75%)" in text and "between 47% and 91%" in text
     assert "'c' needs more examples first: 2 of 4 were misread, most often as 'b'" in text
-    assert cards[1].id not in text  # it is surely worse
+    assert f"{cards[0].title} did best: of 12 examples" in text
+    assert cards[1].title not in text  # it is surely worse
     assert "guessing" not in text
 
 
@@ -327,10 +328,22 @@ def test_advice_says_what_may_be_chance(cards: list[Card]) -> None:
     )
     assert not surely_better(one, other)
     text = " ".join(advise([other, one], truth, ["a", "b"]).sentences)
-    assert f"The difference to {cards[1].id!r} may be chance" in text
+    assert f"The difference to {cards[1].title!r} may be chance" in text
+    assert "As many right" not in text
     assert "misread none" in text
     text = " ".join(advise([other], truth, ["a", "b"]).sentences)
     assert "not surely better than guessing (50%)" in text
+
+
+def test_advice_names_those_that_are_as_good(cards: list[Card]) -> None:
+    judgements = [
+        Judgement(card, verdicts(said, "aabb"))
+        for card, said in zip(cards, ("aabb", "aabb", "aaba"), strict=True)
+    ]
+    text = " ".join(advise(judgements, "aabb", ["a", "b"]).sentences)
+    assert f"None did better than {cards[0].title}: of 4 examples" in text
+    assert f"As many right, so as good a choice by these examples: {cards[1].title!r}." in text
+    assert f"The difference to {cards[2].title!r} may be chance" in text
 
 
 def test_sign_test_needs_six_of_six(cards: list[Card]) -> None:

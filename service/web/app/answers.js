@@ -17,7 +17,9 @@ export function start() {
 
 function show() {
   const { query } = state;
-  const shown = [state.model, state.other].filter((model) => model && state.answers[model]);
+  // A fault of the query's own file stands beside the query: there is nothing to say here.
+  const shown = [state.model, state.other].filter((model) =>
+    model && state.answers[model] && !isOfQuery(state.answers[model].problem));
   const idle = shown.length > 0 ? [] : state.classes;
   $("idle").hidden = idle.length === 0;
   reconcile($("idle"), idle.length > MANY ? idle.slice(0, LEADING) : idle, (one) => one.key,
@@ -50,9 +52,8 @@ function makeAnswer(model) {
 function updateAnswer(element, model) {
   const answer = state.answers[model];
   const fault = element.querySelector(".fault");
-  const told = answer.problem && !isOfQuery(answer.problem);
-  fault.hidden = !told;
-  fault.textContent = told ? words(answer.problem.document) : "";
+  fault.hidden = !answer.problem;
+  fault.textContent = answer.problem ? words(answer.problem.document) : "";
   element.querySelector(".ms").textContent = answer.problem ? "" : `${Math.round(answer.ms)} ms`;
   const rows = answer.problem ? [] : leading(answer);
   reconcile(element.querySelector(".bars"), rows, (row) => row.label, makeBar,

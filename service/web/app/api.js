@@ -125,6 +125,8 @@ async function problemOf(status, headers, text) {
     const given = JSON.parse(text);
     if (given && typeof given.title === "string") document = given;
   } catch { /* a proxy's page, or nothing: the status must do */ }
+  // The service's own words are for programs.
+  if (status === 401) document = { ...document, title: "This service needs an API key", detail: "" };
   const problem = new Problem(document);
   const seconds = Number(headers.get("Retry-After") ?? NaN);
   problem.retryAfter = Number.isFinite(seconds) ? Math.max(seconds, 0.2) : null;

@@ -33,6 +33,10 @@ export async function ask() {
 /** Whether a problem is the fault of the query's own file. */
 export const isOfQuery = (problem) => problem?.document.file?.field === "query_images";
 
+/** What the answers say is wrong with the query's file; undefined where it is good. */
+export const queryFault = () =>
+  Object.values(state.answers).map((one) => one.problem).find(isOfQuery);
+
 const models = () => [state.model, state.other].filter(Boolean);
 
 export const ready = () => Boolean(state.set) && taught().length >= 2;

@@ -10,8 +10,8 @@ const FAMILIES = {
   metric: "Metric", model_based: "Model-based", optimization: "Optimization-based",
   closed_form: "Closed form",
 };
-/** Cards of the zoo that are shown until all are asked for. */
-const FEW = 6;
+/** Entries of the zoo that are shown until all are asked for. */
+export const FEW = 6;
 let all = false;
 /** Once the person has chosen, the page chooses no more. */
 let chosen = false;
@@ -41,6 +41,9 @@ export function follow(wanted) {
   state.model = wanted;
   changed();
 }
+
+/** What the person picked answers from now on. */
+export const use = (id) => choose("model", id);
 
 function choose(key, id) {
   chosen = true;
@@ -149,7 +152,7 @@ function makeEntry(one) {
     one.speed.length > 0 && h("p", { class: "speed" }, speed(one.speed[0])),
     h("p", { class: "last" }),
     h("div", { class: "buttons" },
-      h("button", { type: "button", class: "use", onclick: () => choose("model", one.id) }, "Use"),
+      h("button", { type: "button", class: "use", onclick: () => use(one.id) }, "Use"),
       h("button", {
         type: "button", class: "compare",
         onclick: () => choose("other", state.other === one.id ? null : one.id),

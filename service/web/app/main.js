@@ -21,6 +21,7 @@ import * as why from "./why.js";
 const KNOCK_MS = 1500;
 /** Of a service that starts, stops or has too much to do. */
 const BUSY = [429, 503, 504];
+let booting = null;
 
 for (const place of document.querySelectorAll("[data-icon]")) {
   place.prepend(icon(place.dataset.icon));
@@ -33,17 +34,28 @@ startPage();
 sets.startAnew();
 boot();
 
-async function boot() {
+/** What all else hangs on, fetched once at a time: where no key was given, again when one is. */
+function boot() {
+  booting ??= load().finally(() => { booting = null; });
+  return booting;
+}
+
+async function load() {
   for (;;) {
     try {
       [state.models, state.limits] = await Promise.all([api.models(), api.limits()]);
       break;
     } catch (error) {
       const passing = error instanceof api.Gone || BUSY.includes(error.status);
-      if (!passing) return announce(error.message, "error");
+      if (!passing) {
+        $("no-key").hidden = error.status !== 401;
+        if (error.status !== 401) announce(error.message, "error");
+        return;
+      }
       await new Promise((resolve) => setTimeout(resolve, KNOCK_MS));
     }
   }
+  $("no-key").hidden = true;
   state.loaded = true;
   choose.begin(address.read().model);
   await follow();
@@ -153,6 +165,7 @@ function startConnection() {
 function startKey() {
   const dialog = $("key-dialog");
   let asked = null;
+  $("give-key").addEventListener("click", boot);
   api.hooks.askForKey = (had) => {
     asked ??= new Promise((resolve) => {
       $("key-words").textContent = had
@@ -160,12 +173,14 @@ function startKey() {
       $("key").value = "";
       dialog.returnValue = "";
       dialog.showModal();
-      dialog.addEventListener("close", () => {
+      dialog.addEventListener("close", async () => {
         asked = null;
-        if (dialog.returnValue === "use" && $("key").value.trim()) {
-          api.keepKey($("key").value.trim());
-          resolve(true);
-        } else resolve(false);
+        const key = dialog.returnValue === "use" && $("key").value.trim();
+        if (!key) return resolve(false);
+        api.keepKey(key);
+        // What waits for the key finds the page as if it had been given at once.
+        if (!state.loaded && !booting) await boot();
+        resolve(state.loaded || Boolean(booting));
       }, { once: true });
     });
     return asked;

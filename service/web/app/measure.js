@@ -2,8 +2,9 @@
 
 import * as api from "./api.js";
 import { ready } from "./ask.js";
-import { $, announce, count, h, percent } from "./dom.js";
-import { card, state, subscribe } from "./state.js";
+import { FEW, use } from "./choose.js";
+import { $, announce, count, h, percent, reconcile } from "./dom.js";
+import { card, examplesOf, state, subscribe } from "./state.js";
 
 const LONGEST_S = 120;
 /** From so many classes on, the matrix has small cells and upright headings. */
@@ -11,14 +12,20 @@ const MANY = 12;
 let busy = false;
 /** The last answer, and the model whose confusions are shown. */
 let found = null, shown = null;
+/** Whether all entries stand in the table, not only the best. */
+let all = false;
 
 export function start() {
   $("measure").addEventListener("click", measure);
   subscribe(show);
 }
 
+/** One example is left out and its class must still have another. */
+const pairs = () => state.classes.some((one) => examplesOf(one.label).length > 1);
+const titleOf = (id) => card(id)?.title ?? id;
+
 async function measure() {
-  if (busy || !ready()) return;
+  if (busy || !ready() || !pairs()) return;
   busy = true;
   show();
   try {
@@ -38,7 +45,7 @@ async function measure() {
 
 function show() {
   const button = $("measure");
-  button.disabled = busy || !ready();
+  button.disabled = busy || !ready() || !pairs();
   button.textContent = busy ? "Measuring …" : "Measure on these examples";
   const ref = found?.support_set_ref;
   const [id, revision] = ref?.split("@") ?? [];
@@ -47,6 +54,8 @@ function show() {
     draw();
   }
   $("measured-old").hidden = !found || Number(revision) === state.set.revision;
+  $("measure-needs").hidden = !ready() || pairs();
+  if (found) showChoice();
 }
 
 function draw() {
@@ -57,31 +66,73 @@ function draw() {
     `Not measured, having a single example: ${found.skipped.join(", ")}.`);
   place.replaceChildren(
     h("p", {}, `Each of ${count(found.left_out, "example")} was asked about by the others.`),
+    h("p", { id: "keep", class: "advice" }),
     ...found.advice.text.map((text) => h("p", { class: "advice" }, text)), skipped || "",
     h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Accuracy of each entry" },
-      accuracies()),
-    matrix() ?? "",
+      h("table", { class: "accuracies" },
+        h("thead", {}, h("tr", {}, ["Entry", "Told right", "95% interval", ""].map((text) =>
+          h("th", { scope: "col" }, text)))),
+        h("tbody", {}))),
+    found.models.length > FEW ? h("button", {
+      type: "button", id: "all-measured", onclick: () => { all = !all; showChoice(); },
+    }) : "",
+    h("figure", { id: "confusion" }),
   );
+  showChoice();
+  showMatrix();
 }
 
-function accuracies() {
+/** What hangs on the entry that answers, and on what the person wants to see of the others. */
+function showChoice() {
+  const keep = $("keep");
+  keep.hidden = !isBest(state.model);
+  keep.textContent = keep.hidden ? ""
+    : `Keep ${titleOf(state.model)}, which answers now: none got more right.`;
+  const advised = (one) => Number(one.model === found.advice.model);
   const order = [...found.models].sort((a, b) =>
-    (b.accuracy?.value ?? -1) - (a.accuracy?.value ?? -1));
-  return h("table", { class: "accuracies" },
-    h("thead", {}, h("tr", {}, ["Entry", "Told right", "95% interval", "Confusions"].map((text) =>
-      h("th", { scope: "col" }, text)))),
-    h("tbody", {}, order.map((one) => h("tr", { class: one.model === shown ? "shown" : "" },
-      h("th", { scope: "row" }, card(one.model)?.title ?? one.model),
-      ...(one.accuracy ? [
-        h("td", {}, h("span", { class: "meter", "aria-hidden": "true" }, meter(one.accuracy.value)),
-          ` ${one.accuracy.correct} of ${one.accuracy.count}`),
-        h("td", {}, `${percent(one.accuracy.low)} – ${percent(one.accuracy.high)}`),
-        h("td", {}, h("button", {
-          type: "button", class: "quiet", "aria-pressed": String(one.model === shown),
-          "aria-label": `Confusions of ${card(one.model)?.title ?? one.model}`,
-          onclick: () => { shown = one.model; draw(); },
-        }, "Show")),
-      ] : [h("td", { colSpan: 3 }, one.problem?.detail ?? "not measured")])))));
+    (b.accuracy?.value ?? -1) - (a.accuracy?.value ?? -1) || advised(b) - advised(a));
+  const kept = (one) => one.model === state.model || one.model === shown;
+  let room = FEW - order.filter(kept).length;
+  const rows = order.filter((one) => all || kept(one) || room-- > 0);
+  reconcile($("measured").querySelector(".accuracies tbody"), rows, (one) => one.model, makeRow,
+    updateRow);
+  const more = $("all-measured");
+  if (more) {
+    more.textContent = all ? "Show fewer" : `Show all ${order.length} entries`;
+    more.setAttribute("aria-expanded", String(all));
+  }
+}
+
+function isBest(model) {
+  const rights = found.models.filter((one) => one.accuracy).map((one) => one.accuracy.correct);
+  const own = found.models.find((one) => one.model === model)?.accuracy;
+  return Boolean(own) && own.correct === Math.max(...rights);
+}
+
+function makeRow(one) {
+  const title = titleOf(one.model);
+  return h("tr", {}, h("th", { scope: "row" }, title),
+    ...(one.accuracy ? [
+      h("td", {}, h("span", { class: "meter", "aria-hidden": "true" }, meter(one.accuracy.value)),
+        ` ${one.accuracy.correct} of ${one.accuracy.count}`),
+      h("td", {}, `${percent(one.accuracy.low)} – ${percent(one.accuracy.high)}`),
+      h("td", {}, h("span", { class: "buttons" },
+        h("button", { type: "button", class: "use", onclick: () => use(one.model) }),
+        h("button", {
+          type: "button", class: "quiet confusions", "aria-label": `Confusions of ${title}`,
+          onclick: () => { shown = one.model; showChoice(); showMatrix(); },
+        }, "Confusions"))),
+    ] : [h("td", { colSpan: 3 }, one.problem?.detail ?? "not measured")]));
+}
+
+function updateRow(row, one) {
+  row.classList.toggle("shown", one.model === shown);
+  if (!one.accuracy) return;
+  const used = one.model === state.model, button = row.querySelector(".use");
+  button.textContent = used ? "In use" : "Use";
+  button.setAttribute("aria-pressed", String(used));
+  button.setAttribute("aria-label", `${used ? "In use:" : "Use"} ${titleOf(one.model)}`);
+  row.querySelector(".confusions").setAttribute("aria-pressed", String(one.model === shown));
 }
 
 function meter(value) {
@@ -91,10 +142,11 @@ function meter(value) {
 }
 
 /** Rows are what an example is, columns what it was taken for; the darker, the more often. */
-function matrix() {
+function showMatrix() {
   const one = found.models.find((each) => each.model === shown);
-  if (!one?.confusion.length) return null;
-  const titled = card(shown)?.title ?? shown;
+  const place = $("confusion");
+  place.hidden = !one?.confusion.length;
+  if (place.hidden) return;
   const top = Math.max(...one.confusion.flat(), 1);
   const cell = (n, row, column) => {
     const element = h("td", {
@@ -106,8 +158,10 @@ function matrix() {
     return element;
   };
   const head = (label) => h("th", { scope: "col" }, h("span", { title: label }, label));
-  return h("figure", { class: found.classes.length < MANY ? "confusion" : "confusion many" },
-    h("figcaption", {}, `Confusions of ${titled}: rows are what it is, columns what it was taken for.`),
+  place.className = found.classes.length < MANY ? "confusion" : "confusion many";
+  place.replaceChildren(
+    h("figcaption", {}, `Confusions of ${titleOf(shown)}: rows are what it is, columns what it was `
+      + "taken for."),
     h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Confusion matrix" },
       h("table", {},
         h("thead", {}, h("tr", {}, h("td", { class: "corner" }), found.classes.map(head))),

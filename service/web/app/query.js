@@ -1,7 +1,7 @@
 // The query: a file, a drawing, or what the camera sees.
 
 import { words } from "./api.js";
-import { clearQuery, isOfQuery, ready, setQuery } from "./ask.js";
+import { clearQuery, queryFault, ready, setQuery } from "./ask.js";
 import { Camera } from "./camera.js";
 import { $, announce, h } from "./dom.js";
 import { Pad } from "./pad.js";
@@ -110,7 +110,7 @@ function show() {
 
 /** A fault of the query's own file is shown beside it, once. */
 function showFault() {
-  const problem = Object.values(state.answers).map((one) => one.problem).find(isOfQuery);
+  const problem = queryFault();
   const place = $("query-fault");
   const text = problem ? words(problem.document) : "";
   if (place.textContent !== text) place.textContent = text;

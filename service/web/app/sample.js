@@ -35,7 +35,8 @@ async function load() {
     state.classes = [];
     await suit(first);
     await sets.addArchive(file, NAME);
-    askFile(first);
+    if (state.set) askFile(first);
+    else sets.startAnew(); // it was refused, and why was said
   } catch (error) {
     if (!(error instanceof api.Problem) && !(error instanceof api.Gone)) throw error;
     announce(error.message, "error");

@@ -18,7 +18,7 @@ export async function fromDrop(transfer) {
     else if (one?.isFile) files.push(await fileOf(one));
     else if (one?.isDirectory) await walk(one, folders);
   }
-  return { files: files.filter(wanted), folders };
+  return { files: files.filter(wanted), folders: byName(folders) };
 }
 
 /** From `<input webkitdirectory>`: the folder that directly holds an image names its class. */
@@ -28,8 +28,14 @@ export function fromFolderInput(list) {
     const parts = file.webkitRelativePath.split("/");
     put(folders, parts.at(-2) ?? "Class", file);
   }
-  return folders;
+  return byName(folders);
 }
+
+const { compare } = new Intl.Collator("en", { numeric: true });
+
+/** Browsers give folders and their files as the disk has them; people look for them by name. */
+const byName = (folders) => new Map([...folders].sort(([a], [b]) => compare(a, b))
+  .map(([label, files]) => [label, [...files].sort((a, b) => compare(a.name, b.name))]));
 
 /** Images in a paste, or [] where it is text. */
 export const fromPaste = (event) => [...event.clipboardData.files].filter(wanted);

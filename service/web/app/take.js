@@ -1,7 +1,7 @@
 // Take away: the classifier as ONNX, the examples as a zip, and what is on the screen as code.
 
 import * as api from "./api.js";
-import { ready } from "./ask.js";
+import { queryFault, ready } from "./ask.js";
 import { $, announce, count, h } from "./dom.js";
 import { icon } from "./icons.js";
 import { card, examplesOf, state, subscribe } from "./state.js";
@@ -22,7 +22,7 @@ export function start() {
 function show() {
   $("take-onnx").disabled = !ready() || !state.model;
   $("take-zip").disabled = state.examples.length === 0;
-  $("take-query").disabled = !state.query;
+  $("take-query").disabled = !state.query || Boolean(queryFault());
   $("copy-link").disabled = !state.set;
   $("curl").textContent = curl();
   $("python").textContent = python();
@@ -95,7 +95,8 @@ async function copy(text) {
 // Code for what is on the screen
 
 function queryName() {
-  const { name = "query.png", blob } = state.query ?? {};
+  // Code that names a file the service refused would not run.
+  const { name = "query.png", blob } = (!queryFault() && state.query) || {};
   if (/^[\w.-]+$/.test(name)) return name;
   return `query.${(blob?.type || "image/png").split("/")[1].replace("jpeg", "jpg")}`;
 }

@@ -8,16 +8,20 @@ import { card, colour, examplesOf, state, subscribe } from "./state.js";
 
 /** In CSS pixels. */
 const QUERY_SIDE = 160, EXAMPLE_SIDE = 88;
+/** Of lines: how far beside and above the pictures they run, and how wide they turn. */
+const BESIDE = 10, ABOVE = 5, TURN = 8;
 /** Of the examples of a class, those that counted most. */
 const MOST_EXAMPLES = 10;
 /** Thin lines to many examples would only be a haze. */
 const MOST_LINES = 40;
-let layer = Infinity; // the last there is, until one is chosen
+/** From 1; 0 is the mean of all: the class with most of it is the answer's at least as often as with
+ * any one layer, of all shipped entries that have several (120 queries each). */
+let layer = 0;
 /** The entry chosen here, where two answer. */
 let chosen = null;
 
 export function start() {
-  $("layer").addEventListener("input", () => { layer = Number($("layer").value) - 1; show(); });
+  $("layer").addEventListener("input", () => { layer = Number($("layer").value); show(); });
   new ResizeObserver(lines).observe($("why-figure"));
   subscribe(show);
 }
@@ -49,18 +53,19 @@ function show() {
   if (layers === 0) return;
   const slider = $("layer");
   slider.max = layers;
-  slider.value = Math.min(layer, layers - 1) + 1;
-  const at = Number(slider.value) - 1;
-  $("layer-shown").textContent = `${at + 1} of ${layers}`;
-  slider.setAttribute("aria-valuetext", `layer ${at + 1} of ${layers}`);
+  slider.value = Math.min(layer, layers);
+  const at = Number(slider.value);
+  $("layer-shown").textContent = at ? `${at} of ${layers}` : `mean of ${layers}`;
+  slider.setAttribute("aria-valuetext", at ? `layer ${at} of ${layers}` : `mean of ${layers} layers`);
   const input = card(found.model).input;
   const rows = leading(found.answer);
   // One that was renamed since has no answer yet.
   const groups = rows.map((row) => state.classes.find((one) => one.label === row.label))
     .filter(Boolean);
   const left = found.answer.probabilities.length - rows.length;
-  $("why-words").textContent = words(attention, found.answer, left);
-  canvasOf($("why-query"), found.answer.query.bitmap, attention.query?.[at], input, QUERY_SIDE);
+  $("why-words").textContent = words(found.answer, at, left);
+  const map = attention.query && ofLayer(attention.query, at, meanMap);
+  canvasOf($("why-query"), found.answer.query.bitmap, map, input, QUERY_SIDE);
   $("why-query").setAttribute("aria-label",
     `The query${attention.query ? " with where the model looked" : ""}`);
   reconcile($("why-support"), groups, (one) => one.key, makeGroup, (element, one) =>
@@ -68,13 +73,26 @@ function show() {
   lines();
 }
 
-function words(attention, { label }, left) {
+function words(answer, at, left) {
+  const { attention, label } = answer;
+  const most = attention.task && mostAttended(answer, at);
   return [
     attention.query && "Warm colours show where it looked.",
-    attention.task
-      && `The thicker a line, the more that example counted in taking this for “${label}”.`,
+    attention.task && `The thicker a line, the more of ${at ? "this layer’s" : "the"} attention went to `
+      + "that example. The percentages are shares of attention, which alone does not explain the "
+      + "answer; its probabilities may differ.",
+    most && most !== label && `Here most went to “${most}”; the answer is “${label}” all the same.`,
     left > 0 && `${count(left, "less probable class is", "less probable classes are")} not shown.`,
   ].filter(Boolean).join(" ");
+}
+
+/** The class whose examples together got most attention. */
+function mostAttended({ attention, order }, at) {
+  const all = weights(attention, at), sums = new Map();
+  for (const { id, label } of state.examples) {
+    sums.set(label, (sums.get(label) ?? 0) + (all[order.indexOf(id)] ?? 0));
+  }
+  return [...sums].sort(([, a], [, b]) => b - a)[0]?.[0] ?? null;
 }
 
 function showChoice({ model, models }) {
@@ -92,6 +110,8 @@ function makeGroup(one) {
 function updateGroup(element, one, { attention, order }, at, input) {
   element.dataset.colour = colour(one.label);
   const all = weights(attention, at);
+  const maps = attention.support && ofLayer(attention.support, at, (layers) =>
+    layers[0].map((_, place) => meanMap(layers.map((one) => one[place]))));
   const placeOf = (example) => order.indexOf(example.id);
   const taught = examplesOf(one.label);
   const weightOf = (example) => all[placeOf(example)] ?? 0;
@@ -100,7 +120,7 @@ function updateGroup(element, one, { attention, order }, at, input) {
     : [...taught].sort((a, b) => weightOf(b) - weightOf(a)).slice(0, MOST_EXAMPLES);
   element.querySelector(".group-name").replaceChildren(
     h("span", { class: "dot", "aria-hidden": "true" }), h("span", { class: "label" }, one.label),
-    h("span", { class: "share" }, attention.task ? percent(sum) : ""));
+    h("span", { class: "share" }, attention.task ? `attention ${percent(sum)}` : ""));
   reconcile(element.querySelector(".looked"), examples, (each) => each.id, makeExample,
     (item, example) => {
       const place = placeOf(example);
@@ -113,16 +133,27 @@ function updateGroup(element, one, { attention, order }, at, input) {
       item.querySelector(".weight").textContent = weight === undefined ? "" : percent(weight);
       if (example.blob) example.bitmap ??= bitmapOf(example.blob);
       Promise.resolve(example.bitmap).then((bitmap) =>
-        canvasOf(canvas, bitmap, attention.support?.[at]?.[place], input, EXAMPLE_SIDE));
+        canvasOf(canvas, bitmap, maps?.[place], input, EXAMPLE_SIDE));
     });
 }
 
 const makeExample = () => h("li", {},
   h("canvas", { role: "img" }), h("span", { class: "weight", "aria-hidden": "true" }));
 
+const mean = (numbers) => numbers.reduce((sum, one) => sum + one, 0) / numbers.length;
+/** Of maps of one size, place by place. */
+const meanMap = (maps) => maps[0].map((row, i) => row.map((_, j) =>
+  mean(maps.map((one) => one[i][j]))));
+
+/** What stands at this layer, or what `meanOf` makes of all of them. */
+const ofLayer = (layers, at, meanOf) =>
+  at ? layers[Math.min(at, layers.length) - 1] : meanOf(layers);
+
 /** Weight of each example, by its place in the set; [] where there is no task attention. */
-const weights = (attention, at) => (attention.task?.[Math.min(at, attention.task.length - 1)] ?? [])
-  .map((one) => one.weight);
+const weights = ({ task }, at) => (!task ? [] : ofLayer(
+  task.map((one) => one.map(({ weight }) => weight)), at,
+  (layers) => layers[0].map((_, place) => mean(layers.map((one) => one[place]))),
+));
 
 function canvasOf(canvas, bitmap, map, input, side) {
   // Where the browser knows no such format, the map alone is still worth showing.
@@ -131,7 +162,8 @@ function canvasOf(canvas, bitmap, map, input, side) {
   paint(canvas, image, map, input, side * Math.max(ratio, 1.5));
 }
 
-/** From the query down to each example, as wide as its weight; behind the pictures. */
+/** From the query down to each example, as wide as its weight; behind the pictures. Those of the
+ * rows below come down beside the pictures, not through them. */
 function lines() {
   const figure = $("why-figure");
   const place = $("why-lines");
@@ -140,18 +172,25 @@ function lines() {
   const box = figure.getBoundingClientRect();
   place.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
   const from = $("why-query").getBoundingClientRect();
-  const items = [...$("why-support").querySelectorAll(".looked > li")]
+  const [x0, y0] = [from.left + from.width / 2 - box.left, from.bottom - box.top];
+  const ends = [...$("why-support").querySelectorAll(".looked > li")]
     .filter((item) => item.dataset.weight !== "")
-    .sort((a, b) => b.dataset.weight - a.dataset.weight).slice(0, MOST_LINES);
-  const top = Math.max(...items.map((item) => Number(item.dataset.weight)));
-  for (const item of items.reverse()) {
-    const to = item.querySelector("canvas").getBoundingClientRect();
-    const share = Number(item.dataset.weight) / top;
-    const [x0, y0] = [from.left + from.width / 2 - box.left, from.bottom - box.top];
-    const [x1, y1] = [to.left + to.width / 2 - box.left, to.top - box.top];
-    const middle = (y0 + y1) / 2;
+    .map((item) => {
+      const to = item.querySelector("canvas").getBoundingClientRect();
+      const [x, y] = [to.left + to.width / 2 - box.left, to.top - box.top];
+      return { item, weight: Number(item.dataset.weight), left: to.left - box.left, x, y };
+    });
+  const first = Math.min(...ends.map((one) => one.y));
+  const side = Math.max(Math.min(...ends.map((one) => one.left)) - BESIDE, BESIDE / 2);
+  const top = Math.max(...ends.map((one) => one.weight));
+  const shown = ends.sort((a, b) => b.weight - a.weight).slice(0, MOST_LINES);
+  for (const { item, weight, x, y } of shown.reverse()) {
+    const share = weight / top;
+    const middle = (y0 + first) / 2, above = y - ABOVE;
     place.append(svg("path", {
-      d: `M${x0} ${y0} C${x0} ${middle} ${x1} ${middle} ${x1} ${y1}`,
+      d: y - first < 1 ? `M${x0} ${y0} C${x0} ${middle} ${x} ${middle} ${x} ${y}`
+        : `M${x0} ${y0} C${x0} ${middle} ${side} ${middle} ${side} ${first} V${above - TURN} `
+          + `Q${side} ${above} ${side + TURN} ${above} H${x - TURN} Q${x} ${above} ${x} ${y}`,
       "stroke-width": (0.75 + 9 * share).toFixed(2), opacity: (0.2 + 0.6 * share).toFixed(2),
       "data-colour": item.closest("[data-colour]").dataset.colour,
     }));

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.service.browser import Service, shot
-from tests.service.page.visiting import card, give, load_sample, opened
+from tests.service.page.visiting import card, give, load_sample, opened, until
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -58,6 +58,28 @@ def test_it_fits_a_screen_of_360_pixels(browser: Any, service: Service) -> None:
     }).map((element) => element.outerHTML.slice(0, 100))"""
     assert page.evaluate(outside) == []
     shot(page, "narrow", full=True)
+    # Lines to the rows below come down beside the pictures of the first.
+    crossed = """() => {
+      const boxes = [...document.querySelectorAll("#why-support :is(canvas, .group-name > *)")]
+        .map((item) => item.getBoundingClientRect());
+      const figure = document.getElementById("why-figure").getBoundingClientRect();
+      return [...document.querySelectorAll("#why-lines path")].flatMap((path) => {
+        const length = path.getTotalLength();
+        return Array.from({ length: 200 }, (_, i) => path.getPointAtLength(length * i / 200))
+          .filter(({ x, y }) => boxes.some((box) => x + figure.left > box.left + 2
+            && x + figure.left < box.right - 2 && y + figure.top > box.top + 2
+            && y + figure.top < box.bottom - 2));
+      }).length;
+    }"""
+    until(page, "document.querySelectorAll('#why-lines path').length === 9")
+    heights = page.locator("#why-support canvas").evaluate_all("all => all.map((c) => c.offsetTop)")
+    assert len(set(heights)) == 3
+    assert page.evaluate(crossed) == 0
+    # All of the table of accuracies is in sight, its buttons too.
+    scrolls = page.locator("#measured .scroll").first
+    assert scrolls.evaluate("one => one.scrollWidth - one.clientWidth") == 0
+    page.evaluate("document.getElementById('toast').textContent = 'word '.repeat(40)")
+    assert page.locator("#toast").bounding_box()["width"] > 300
     assert page.watch.complaints == []
     page.context.close()
 

@@ -8,7 +8,15 @@ from typing import Any
 import httpx
 
 from tests.service.browser import Service, shot
-from tests.service.page.visiting import card, load_sample, with_cards
+from tests.service.page.visiting import (
+    SUPPORT,
+    card,
+    give,
+    load_sample,
+    until,
+    wait_count,
+    with_cards,
+)
 
 
 def test_leaving_one_out_measures_every_entry_and_shows_confusions(page: Any) -> None:
@@ -19,6 +27,10 @@ def test_leaving_one_out_measures_every_entry_and_shows_confusions(page: Any) ->
     answer = answered.value.json()
     page.locator("#measured .confusion").wait_for()
     rows = page.locator("#measured .accuracies tbody tr")
+    assert rows.count() == 6
+    more = page.locator("#all-measured")
+    assert more.inner_text() == f"Show all {len(answer['models'])} entries"
+    more.click()
     assert rows.count() == len(answer["models"]) == page.locator("#model > option").count()
     wanted = next(one for one in answer["models"] if one["model"] == "stanet-cifar100")
     right = wanted["accuracy"]
@@ -30,8 +42,55 @@ def test_leaving_one_out_measures_every_entry_and_shows_confusions(page: Any) ->
     for sentence in answer["advice"]["text"]:
         assert sentence in page.locator("#measured").inner_text()
     shot(page, "measured", full=True)
+    more.click()
+    wait_count(rows, 6)
     card(page, "loop").get_by_role("button", name="Delete example 1 of loop").click()
     page.locator("#measured-old").wait_for()
+
+
+def test_what_is_as_good_may_be_kept_and_another_is_used_from_the_table(page: Any) -> None:
+    load_sample(page)
+    used = "stanet-omniglot"
+
+    def answer(route: Any) -> None:
+        """Of three models, two are as good; the page uses the one that is not advised."""
+        found = route.fetch().json()
+        found["models"] = [
+            one | {"accuracy": one["accuracy"] | {"correct": right, "value": right / 9}}
+            for one in found["models"]
+            for right in [{used: 9, "mmnet-omniglot": 9, "mann-omniglot": 5}.get(one["model"])]
+            if right
+        ]
+        found["advice"]["model"] = "mmnet-omniglot"
+        route.fulfill(json=found)
+
+    page.route("**/evaluations", answer)
+    page.locator("#measure").click()
+    rows = page.locator("#measured .accuracies tbody tr")
+    wait_count(rows, 3)
+    assert page.locator("#all-measured").count() == 0
+    titles = rows.locator("th").all_inner_texts()
+    assert titles == ["MM-Net on Omniglot", "STANet on Omniglot", "MANN on Omniglot"]
+    keep = page.locator("#keep")
+    assert keep.inner_text() == "Keep STANet on Omniglot, which answers now: none got more right."
+    rows.last.get_by_role("button", name="Use MANN").click()
+    until(page, "document.getElementById('model').value === 'mann-omniglot'")
+    keep.wait_for(state="hidden")
+    assert rows.last.get_by_role("button", name="In use").get_attribute("aria-pressed") == "true"
+
+
+def test_without_a_second_example_of_any_class_the_page_says_what_measuring_needs(
+    page: Any,
+) -> None:
+    give(page, "Class 1", SUPPORT["hook"][:1])
+    give(page, "Class 2", SUPPORT["loop"][:1])
+    needs = page.locator("#measure-needs")
+    needs.wait_for()
+    assert "add a second example" in needs.inner_text()
+    assert page.locator("#measure").is_disabled()
+    give(page, "Class 2", SUPPORT["loop"][1:2])
+    needs.wait_for(state="hidden")
+    assert page.locator("#measure").is_enabled()
 
 
 def tenth(number: float) -> str:

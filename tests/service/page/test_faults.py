@@ -57,6 +57,12 @@ def test_garbage_is_refused_beside_the_file_and_sinks_nothing_else(
     ask_file(page, text)
     page.locator("#query-fault").wait_for()
     assert "not an image" in page.locator("#query-fault").inner_text()
+    assert page.locator("#answers > *").count() == 0
+    assert page.locator("#take-query").is_disabled()
+    for snippet in ("curl", "python"):
+        told = page.locator(f"#{snippet}").inner_text()
+        assert "query.png" in told
+        assert "notes.png" not in told
     shot(page, "garbage")
     failed.first.get_by_role("button", name="Dismiss").click()
     wait_count(failed, 1)
@@ -242,6 +248,51 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Any, tmp_path: Path) ->
         wait_count(thumbs(page, "hook"), 3)
         until(page, "[...document.querySelectorAll('.thumb img')].every((i) => i.naturalWidth)")
         assert not page.locator("#key-dialog").is_visible()
+        page.context.close()
+
+
+def test_a_key_that_is_given_late_starts_the_page_after_all(browser: Any, tmp_path: Path) -> None:
+    with running(tmp_path / "data", auth="required") as service:
+        page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(service.base)
+        dialog = page.locator("#key-dialog")
+        cancel = dialog.get_by_role("button", name="Cancel")
+        cancel.click()
+        banner = page.locator("#no-key")
+        banner.wait_for()
+        assert "needs an API key" in banner.inner_text()
+        page.locator("#sample").click()
+        cancel.click()
+        until(
+            page, "document.getElementById('toast').textContent === 'This service needs an API key'"
+        )
+        wait_count(page.locator("#classes > li"), 2)  # as before
+        shot(page, "no-key")
+        page.locator("#sample").click()
+        page.locator("#key").fill("wrong")
+        page.get_by_role("button", name="Use it").click()
+        until(page, "document.getElementById('key-words').textContent.includes('not know')")
+        page.locator("#key").fill(new_key(service))
+        page.get_by_role("button", name="Use it").click()
+        wait_best(page, "hook")
+        assert not banner.is_visible()
+        assert page.locator("#model").input_value() == "stanet-omniglot"
+        page.wait_for_selector("#entries li")
+        page.context.close()
+
+
+def test_the_notice_of_a_missing_key_asks_for_it(browser: Any, tmp_path: Path) -> None:
+    with running(tmp_path / "data", auth="required") as service:
+        page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(service.base)
+        page.locator("#key-dialog").get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Give a key").click()
+        page.locator("#key").fill(new_key(service))
+        page.get_by_role("button", name="Use it").click()
+        page.wait_for_selector("#entries li")
+        assert not page.locator("#no-key").is_visible()
         page.context.close()
 
 

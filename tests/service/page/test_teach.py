@@ -97,6 +97,20 @@ def test_a_folder_per_class_teaches_them_all(page: Any, service: Service) -> Non
     wait_count(page.locator("#classes > li"), 3)  # the empty ones made room
 
 
+def test_folders_and_their_files_come_by_name(page: Any) -> None:
+    """Whatever order the browser gives them in."""
+    order = page.evaluate(
+        """async () => {
+          const { fromFolderInput } = await import("./static/app/sources.js");
+          const file = (path) => ({ name: path.split("/").at(-1), webkitRelativePath: path });
+          const given = ["all/b10/1.png", "all/b2/10.png", "all/b2/9.png", "all/A/x.png"];
+          const found = fromFolderInput(given.map(file));
+          return [...found].map(([label, files]) => [label, files.map((one) => one.name)]);
+        }"""
+    )
+    assert order == [["A", ["x.png"]], ["b2", ["9.png", "10.png"]], ["b10", ["1.png"]]]
+
+
 def test_a_folder_per_class_can_be_dropped(page: Any, service: Service) -> None:
     """A real drop of real folders, as from a file manager: scripts cannot make one."""
     box = page.locator("#teach").bounding_box()

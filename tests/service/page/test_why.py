@@ -26,6 +26,11 @@ from tests.service.page.visiting import (
 )
 
 
+def of_layer(layers: list[Any], layer: int) -> np.ndarray[Any, Any]:
+    """From 1; 0 is the mean."""
+    return np.array(layers[layer - 1] if layer else np.mean(layers, 0))
+
+
 def test_why_shows_where_it_looked_and_which_examples_counted(page: Any, service: Service) -> None:
     load_sample(page)
     until(page, "document.querySelectorAll('#why-lines path').length === 9")
@@ -36,15 +41,17 @@ def test_why_shows_where_it_looked_and_which_examples_counted(page: Any, service
         timeout=60,
     ).json()["predictions"][0]["attention"]
     slider = page.locator("#layer")
-    assert slider.get_attribute("max") == "3"
-    for layer in (1, 2, 3):
+    assert (slider.get_attribute("max"), slider.input_value()) == ("3", "0")
+    told = page.locator("#why-words")
+    for layer in (0, 1, 2, 3):
         slider.fill(str(layer))
         until(
             page,
             "text => document.getElementById('layer-shown').textContent === text",
-            arg=f"{layer} of 3",
+            arg=f"{layer} of 3" if layer else "mean of 3",
         )
-        weights = [one["weight"] for one in asked["task"][layer - 1]]
+        assert ("more of this layer" in told.inner_text()) == bool(layer)
+        weights = of_layer([[one["weight"] for one in row] for row in asked["task"]], layer)
         seen = page.locator("#why-support .looked > li").evaluate_all(
             "items => items.map((item) => Number(item.dataset.weight))"
         )
@@ -56,7 +63,7 @@ def test_why_shows_where_it_looked_and_which_examples_counted(page: Any, service
         assert widths == sorted(widths)
         assert widths[-1] == pytest.approx(9.75)
         # Warmest where the map is highest.
-        found, heat = np.array(asked["query"][layer - 1]), pixels(page.locator("#why-query"))
+        found, heat = of_layer(asked["query"], layer), pixels(page.locator("#why-query"))
         plain = np.asarray(Image.open(QUERIES["hook"]).convert("RGB").resize(heat.shape[1::-1]))
         warmth = (plain.astype(float) - heat)[..., 2]
         rows, columns = heat.shape[0] // 7, heat.shape[1] // 7
@@ -65,6 +72,30 @@ def test_why_shows_where_it_looked_and_which_examples_counted(page: Any, service
         blank = paper > 250  # elsewhere the ink hides colour
         assert np.corrcoef(blocks[blank], found[blank])[0, 1] > 0.8
         shot(page, f"why-layer-{layer}", full=layer == 3)
+
+
+def test_attention_to_another_class_than_the_answer_is_not_taken_for_it(page: Any) -> None:
+    def answer(route: Any) -> None:
+        found = route.fetch().json()
+        for one in found["predictions"]:
+            for place, row in enumerate(one["attention"]["task"]):
+                for example in row:
+                    example["weight"] = 0.0
+                # The middle layer looks at a cross (0 to 2), the others at a hook (3 to 5).
+                row[1 if place == 1 else 4]["weight"] = 1.0
+        route.fulfill(json=found)
+
+    page.route("**/predictions", answer)
+    load_sample(page)
+    shares = page.locator("#why-support .share")
+    assert shares.all_inner_texts() == ["attention 33%", "attention 67%", "attention 0%"]
+    told = page.locator("#why-words")
+    assert "shares of attention, which alone does not explain" in told.inner_text()
+    assert "most went to" not in told.inner_text()
+    page.locator("#layer").fill("2")
+    until(page, "document.getElementById('layer-shown').textContent === '2 of 3'")
+    assert shares.all_inner_texts() == ["attention 100%", "attention 0%", "attention 0%"]
+    assert "Here most went to “cross”; the answer is “hook” all the same." in told.inner_text()
 
 
 def test_two_entries_answer_the_same_query_side_by_side(page: Any, service: Service) -> None:
