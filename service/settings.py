@@ -202,8 +202,10 @@ class Settings(BaseSettings):
         1024,
         ge=1,
         description="Images of all requests that may wait or run at once; what exceeds it is "
-        "answered 429 with Retry-After. Raise it to ride out bursts at the price of longer waits "
-        "and more memory; lower it to have overload refused sooner.",
+        "answered 429 with Retry-After. Requests to models that adapt by gradient steps, which "
+        "wait for longer, get half of it at most, so that the others always find room. Raise it to "
+        "ride out bursts at the price of longer waits and more memory; lower it to have overload "
+        "refused sooner.",
     )
     queue_mb: int = Field(
         512,

@@ -185,7 +185,8 @@ async def infer(
     codec.check_answer(served.outputs, wanted.outputs, sizes, most)
 
     async def answer() -> tuple[bytes, int | None]:
-        async with classifier.admission.admit(images, timeout) as deadline:
+        slow = served.takes_steps
+        async with classifier.admission.admit(images, timeout, slow) as deadline:
             arrays = await classifier.off_loop(wanted.arrays)
             names = set(wanted.outputs)
             found = await inference.run(served, sizes, arrays, names, deadline)

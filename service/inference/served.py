@@ -66,6 +66,11 @@ class Served:
     outputs: tuple[Declared, ...]
     usual: tuple[str, ...]
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it adapts by gradient steps."""
+        return self.card.adaptation is not None and self.part in ("task", "adapt")
+
 
 class Inference:
     """Finds and runs what is served. Close after use."""
@@ -113,9 +118,8 @@ class Inference:
         if served.part == "task":
             return await self._tasks(served, arrays, names, deadline)
         runtime = await self._classifier.models.runtime(served.card.id)
-        slow = served.part == "adapt" and served.card.adaptation is not None
         return await asyncio.get_running_loop().run_in_executor(
-            self._steps if slow else self._quick,
+            self._steps if served.takes_steps else self._quick,
             self._run_graph,
             served,
             runtime,

@@ -27,7 +27,7 @@ from service.problems import AnswerTooLarge
 from service.schemas import AttentionMode
 from service.settings import Settings
 from service.store.keys import Scope
-from tests.service.asking import ask, assert_problem, encoded, noise, task
+from tests.service.asking import ask, ask_set, assert_problem, encoded, make_set, noise, task
 from tests.service.gate import Gate
 
 MB = 1 << 20
@@ -287,6 +287,36 @@ def test_overload_is_429_with_retry_after(zoo: Path, gated: Gate) -> None:
         response = ask(client, task(), [encoded(noise(1))])
         assert_problem(response, 429, "overloaded")
         assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
+def test_requests_that_wait_for_gradient_steps_shut_out_no_others(client: TestClient) -> None:
+    admission, query = client.app.state.classifier.admission, [encoded(noise(1))]
+    set_id = make_set(client, task()).json()["support_set"]["id"]
+    whole = [("support", [1, 2, 1, 16, 16]), ("labels", [1, 2]), ("query", [1, 1, 1, 16, 16])]
+    tensors = [
+        {"name": name, "datatype": "INT64" if name == "labels" else "UINT8", "shape": shape,
+         "data": [0, 1] * (np.prod(shape) // 2)}
+        for name, shape in whole
+    ]  # fmt: skip
+
+    def asked(model: str) -> list[int]:
+        answers = [
+            ask(client, task(), query, model=model),
+            ask_set(client, set_id, query, model=model),
+            client.get(f"/v1/support-sets/{set_id}/classifier.onnx", params={"model": model}),
+            client.post(f"/v1/support-sets/{set_id}/evaluations", data={"models": model}),
+            client.post(f"/v2/models/{model}/infer", json={"inputs": tensors}),
+        ]
+        return [answer.status_code for answer in answers]
+
+    most = admission._most
+    admission._take(most, gradient=True)
+    try:
+        assert asked("descent") == [429] * 5
+        assert asked("mean") == [200] * 5
+    finally:
+        admission._add(-most, gradient=True)
+    assert asked("descent") == [200] * 5
 
 
 def test_an_unexpected_fault_is_a_500_without_internals_and_a_log_line(
