@@ -189,7 +189,7 @@ async def infer(
         async with classifier.admission.admit(images, timeout, slow) as deadline:
             arrays = await classifier.off_loop(wanted.arrays)
             names = set(wanted.outputs)
-            found = await inference.run(served, sizes, arrays, names, deadline)
+            found = await inference.run(served, sizes, arrays, names, images, deadline)
             version = served.card.version
             return await classifier.off_loop(codec.encode, served.name, version, wanted, found)
 

@@ -12,7 +12,9 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from typing import Any
 
 from service.engine.events import Events
 from service.problems import DeadlineExceeded, Overloaded
@@ -43,7 +45,7 @@ class Admission:
         Raises `Overloaded` with Retry-After, or `DeadlineExceeded`.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        images = min(images, max(1, self._most // 2) if gradient else self._most)
+        images = self._counted(images, gradient)
         self._take(images, gradient)
         start = time.perf_counter()
         try:
@@ -57,6 +59,18 @@ class Admission:
             self._seconds_per_image += _SMOOTHING * (seconds - self._seconds_per_image)
         finally:
             self._add(-images, gradient)
+
+    def keep(self, images: int, job: Future[Any], gradient: bool = False) -> None:
+        """Count `images` until `job` is done: what is given up while it runs still has its thread.
+
+        Refused to nobody: it is called under a permit that ends now.
+        """
+        images = self._counted(images, gradient)
+        self._add(images, gradient)
+        job.add_done_callback(lambda _: self._add(-images, gradient))
+
+    def _counted(self, images: int, gradient: bool) -> int:
+        return min(images, max(1, self._most // 2) if gradient else self._most)
 
     def _take(self, images: int, gradient: bool = False) -> None:
         with self._lock:
