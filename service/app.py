@@ -135,6 +135,7 @@ def create_app(
         limit=settings.max_body,
         seconds=settings.body_timeout_s,
         most=settings.queue_mb * MB,
+        events=events,
     )
     app.add_middleware(Drain, lifecycle=lifecycle)
     app.add_middleware(SecurityHeaders)

@@ -211,9 +211,10 @@ class Settings(BaseSettings):
         512,
         ge=1,
         le=65_536,
-        description="Most MiB of request bodies in a process at a time; what would exceed it is "
-        "answered 429, but for a body that is alone. Lower it on small machines, raise it for many "
-        "clients that send photos by the hundred.",
+        description="Most MiB of request bodies in a process at a time, half of it from one "
+        "address; what would exceed it is answered 429, but for a body that is alone. Lower it on "
+        "small machines, raise it for many clients that send photos by the hundred. Behind a proxy "
+        "on another machine all clients are one address unless `FORWARDED_ALLOW_IPS` names it.",
     )
     request_timeout_s: float = Field(
         30.0,
@@ -236,7 +237,8 @@ class Settings(BaseSettings):
         le=3600,
         description="Longest that a request's body may take to arrive; then 408. Raise it for "
         "large uploads over slow lines; lower it where no proxy in front buffers bodies, since "
-        "each slow one holds a connection.",
+        "each slow one holds a connection. While bodies fill half of `queue_mb`, one that brings "
+        "less than 10 KiB in 10 s is cut.",
     )
     shutdown_s: int = Field(
         20,
