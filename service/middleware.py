@@ -37,6 +37,8 @@ _PRIVATE = ("/v1/", "/v2/")
 _PLAIN_BYTES = 256 << 10
 #: While bodies take up much room, one that brings fewer bytes in so many seconds is cut.
 _LEAST_BYTES, _LEAST_SECONDS = 10 << 10, 10.0
+#: A larger answer is sent in pieces of this size.
+_PIECE_BYTES = 256 << 10
 #: How much of a refused body is read and thrown away, so that the client gets to its answer.
 _DRAIN_BYTES, _DRAIN_SECONDS = 256 << 20, 10.0
 
@@ -163,6 +165,62 @@ class BodyLimit:
             await refuse(fault, scope, receive, send)
         elif fault is not None and not started:
             await problem_response(fault)(scope, receive, send)
+
+
+class AnswerLimit:
+    """Hands over large answers in pieces, each once the client has taken most of the one before,
+    and answers 429 in place of one that would be more than `most` bytes with those that clients
+    have not taken yet, or more than half of that with those of its own address."""
+
+    def __init__(self, app: ASGIApp, most: int, largest: int, events: Events) -> None:
+        self._app, self._events = app, events
+        self._room = Room(most, largest)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        begun: Message | None = None
+
+        async def in_pieces(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                length = Headers(raw=message["headers"]).get("content-length", "")
+                if length.isdecimal() and int(length) > _PIECE_BYTES:
+                    begun = message  # until it is known whether the body may follow
+                    return
+            if begun is None:
+                return await send(message)
+            start, begun = begun, None
+            body = message.get("body", b"")
+            if len(body) <= _PIECE_BYTES:  # it comes in pieces as it is
+                await send(start)
+                return await send(message)
+            await self._large(start, body, scope, receive, send)
+
+        await self._app(scope, receive, in_pieces)
+
+    async def _large(
+        self, start: Message, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        address, size = _address(scope), len(body)
+        self._room.take(address, size)
+        try:
+            if self._room.over(address, size):
+                self._events.refused(0)
+                problem = Overloaded(
+                    "the answers that clients have not taken yet are too large for one more; "
+                    "try again",
+                    headers={"Retry-After": "1"},
+                )
+                return await problem_response(problem)(scope, receive, send)
+            await send(start)
+            # Uvicorn's `send` waits while more than a little of what came before is unsent.
+            for at in range(0, size, _PIECE_BYTES):
+                end = at + _PIECE_BYTES
+                piece = {"body": body[at:end], "more_body": end < size}
+                await send({"type": "http.response.body", **piece})
+        finally:
+            self._room.give(address, size)
 
 
 def _address(scope: Scope) -> str:

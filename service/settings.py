@@ -211,8 +211,9 @@ class Settings(BaseSettings):
         512,
         ge=1,
         le=65_536,
-        description="Most MiB of request bodies in a process at a time, half of it from one "
-        "address; what would exceed it is answered 429, but for a body that is alone. Lower it on "
+        description="Most MiB of request bodies in a process at a time, and as much again of "
+        "large answers that wait for their clients to take them, half of each for one address; "
+        "what would exceed it is answered 429, but for a body that is alone. Lower it on "
         "small machines, raise it for many clients that send photos by the hundred. Behind a proxy "
         "on another machine all clients are one address unless `FORWARDED_ALLOW_IPS` names it.",
     )
