@@ -31,7 +31,7 @@ from service.classifier import Classifier
 from service.inference.served import Inference
 from service.lifecycle import Drain, Lifecycle, draining
 from service.metrics import Metrics
-from service.middleware import BodyLimit, SecurityHeaders
+from service.middleware import AnswerLimit, BodyLimit, SecurityHeaders
 from service.observe import Observe
 from service.settings import MB, Settings
 from service.store.store import Store
@@ -131,10 +131,14 @@ def create_app(
     app.add_middleware(Allowance, store=store, workers=settings.workers)
     app.add_middleware(Authentication, store=store, settings=settings)
     app.add_middleware(
+        AnswerLimit, most=settings.queue_mb * MB, largest=settings.max_body, events=events
+    )
+    app.add_middleware(
         BodyLimit,
         limit=settings.max_body,
         seconds=settings.body_timeout_s,
         most=settings.queue_mb * MB,
+        events=events,
     )
     app.add_middleware(Drain, lifecycle=lifecycle)
     app.add_middleware(SecurityHeaders)

@@ -70,7 +70,7 @@ class Metrics(Events):
         )
         self._open = gauge("http_requests_in_progress", "Requests being answered.")
         self._queue = gauge("queue_images", "Images of the requests that wait or run.")
-        self._refused = counter("refused_requests_total", "Requests answered 429 for a full queue.")
+        self._refused = counter("refused_requests_total", "Requests answered 429 for want of room.")
         self._dropped = counter(
             "dropped_requests_total", "Requests given up before they ran.", "model", "reason"
         )

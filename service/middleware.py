@@ -10,8 +10,10 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.engine.events import Events
 from service.logs import request_id
 from service.problems import MEDIA_TYPE, BodyTooLarge, BodyTooSlow, Overloaded, Problem
+from service.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,10 @@ _PRIVATE = ("/v1/", "/v2/")
 #: What an API body that is no multipart form may have: JSON is parsed on the event loop, where
 #: a quarter of a megabyte takes some tens of milliseconds at worst.
 _PLAIN_BYTES = 256 << 10
+#: While bodies take up much room, one that brings fewer bytes in so many seconds is cut.
+_LEAST_BYTES, _LEAST_SECONDS = 10 << 10, 10.0
+#: A larger answer is sent in pieces of this size.
+_PIECE_BYTES = 256 << 10
 #: How much of a refused body is read and thrown away, so that the client gets to its answer.
 _DRAIN_BYTES, _DRAIN_SECONDS = 256 << 20, 10.0
 
@@ -72,12 +78,13 @@ class SecurityHeaders:
 class BodyLimit:
     """Answers 413 to a body above `limit` bytes (JSON under /v1: a quarter of a MiB), whether its
     length was announced or not, and 408 to one that has not arrived after `seconds`; and 429 where
-    it and the bodies of other running requests would be more than `most` bytes. What comes once the
-    answer has begun is kept by nobody, and counts for nothing."""
+    it and the bodies of other running requests would be more than `most` bytes, or those of one
+    address more than half of them. A body that stalls in the room that others need is cut with 408
+    much sooner. What comes once the answer has begun is kept by nobody, and counts for nothing."""
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float, most: int) -> None:
-        self._app, self._limit, self._seconds, self._most = app, limit, seconds, most
-        self._held = 0
+    def __init__(self, app: ASGIApp, limit: int, seconds: float, most: int, events: Events) -> None:
+        self._app, self._limit, self._seconds, self._events = app, limit, seconds, events
+        self._room = Room(most, largest=limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,29 +99,47 @@ class BodyLimit:
         seen, complete, started = 0, False, False
         fault: Problem | None = None
         clock = asyncio.get_running_loop().time
-        give_up = clock() + self._seconds
+        give_up, address = clock() + self._seconds, _address(scope)
+        brought, due = 0, clock() + _LEAST_SECONDS
+
+        async def arriving() -> Message:
+            """Raises `TimeoutError` where the body is too slow."""
+            nonlocal brought, due
+            while True:
+                try:
+                    async with asyncio.timeout_at(min(give_up, due)):
+                        return await receive()
+                except TimeoutError:
+                    if clock() >= give_up or self._room.crowded:
+                        raise
+                    brought, due = 0, clock() + _LEAST_SECONDS
 
         async def counted() -> Message:
-            nonlocal seen, complete, fault
+            nonlocal seen, complete, fault, brought, due
             # What is awaited now is the client's leaving, or thrown away by `refuse`.
             if complete or started:
                 return await receive()
             try:
-                async with asyncio.timeout_at(give_up):
-                    message = await receive()
+                message = await arriving()
             except TimeoutError:
+                within = f"did not arrive within {self._seconds:g} s"
+                halted = "came to a halt while others waited for its room"
                 fault = BodyTooSlow(
-                    f"the body did not arrive within {self._seconds:g} s",
+                    f"the body {within if clock() >= give_up else halted}",
                     headers={"Connection": "close"},
                 )
                 raise _Refused from None
             complete = not message.get("more_body", False)
             size = len(message.get("body", b""))
-            seen, self._held = seen + size, self._held + size
+            seen, brought = seen + size, brought + size
+            if brought >= _LEAST_BYTES:
+                brought, due = 0, clock() + _LEAST_SECONDS
+            self._room.take(address, size)
             if seen > limit:
                 fault = _too_large(limit)
                 raise _Refused
-            if self._held > max(self._most, seen):  # one alone is never too many
+            if self._room.over(address, seen):
+                self._events.refused(0)
                 fault = Overloaded(
                     "the bodies of the requests that run are too large for one more; try again",
                     headers={"Retry-After": "1", "Connection": "close"},
@@ -135,11 +160,73 @@ class BodyLimit:
             if started:
                 raise
         finally:
-            self._held -= seen
+            self._room.give(address, seen)
         if isinstance(fault, BodyTooLarge | Overloaded) and not started:
             await refuse(fault, scope, receive, send)
         elif fault is not None and not started:
             await problem_response(fault)(scope, receive, send)
+
+
+class AnswerLimit:
+    """Hands over large answers in pieces, each once the client has taken most of the one before,
+    and answers 429 in place of one that would be more than `most` bytes with those that clients
+    have not taken yet, or more than half of that with those of its own address."""
+
+    def __init__(self, app: ASGIApp, most: int, largest: int, events: Events) -> None:
+        self._app, self._events = app, events
+        self._room = Room(most, largest)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        begun: Message | None = None
+
+        async def in_pieces(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                length = Headers(raw=message["headers"]).get("content-length", "")
+                if length.isdecimal() and int(length) > _PIECE_BYTES:
+                    begun = message  # until it is known whether the body may follow
+                    return
+            if begun is None:
+                return await send(message)
+            start, begun = begun, None
+            body = message.get("body", b"")
+            if len(body) <= _PIECE_BYTES:  # it comes in pieces as it is
+                await send(start)
+                return await send(message)
+            await self._large(start, body, scope, receive, send)
+
+        await self._app(scope, receive, in_pieces)
+
+    async def _large(
+        self, start: Message, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        address, size = _address(scope), len(body)
+        self._room.take(address, size)
+        try:
+            if self._room.over(address, size):
+                self._events.refused(0)
+                problem = Overloaded(
+                    "the answers that clients have not taken yet are too large for one more; "
+                    "try again",
+                    headers={"Retry-After": "1"},
+                )
+                return await problem_response(problem)(scope, receive, send)
+            await send(start)
+            # Uvicorn's `send` waits while more than a little of what came before is unsent.
+            for at in range(0, size, _PIECE_BYTES):
+                end = at + _PIECE_BYTES
+                piece = {"body": body[at:end], "more_body": end < size}
+                await send({"type": "http.response.body", **piece})
+        finally:
+            self._room.give(address, size)
+
+
+def _address(scope: Scope) -> str:
+    """The client's, as far as the server can tell it: of a trusted proxy's clients each its own."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _too_large(limit: int) -> BodyTooLarge:

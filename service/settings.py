@@ -204,16 +204,20 @@ class Settings(BaseSettings):
         1024,
         ge=1,
         description="Images of all requests that may wait or run at once; what exceeds it is "
-        "answered 429 with Retry-After. Raise it to ride out bursts at the price of longer waits "
-        "and more memory; lower it to have overload refused sooner.",
+        "answered 429 with Retry-After. Requests to models that adapt by gradient steps, which "
+        "wait for longer, get half of it at most, so that the others always find room. Raise it to "
+        "ride out bursts at the price of longer waits and more memory; lower it to have overload "
+        "refused sooner.",
     )
     queue_mb: int = Field(
         512,
         ge=1,
         le=65_536,
-        description="Most MiB of request bodies in a process at a time; what would exceed it is "
-        "answered 429, but for a body that is alone. Lower it on small machines, raise it for many "
-        "clients that send photos by the hundred.",
+        description="Most MiB of request bodies in a process at a time, and as much again of "
+        "large answers that wait for their clients to take them, half of each for one address; "
+        "what would exceed it is answered 429, but for a body that is alone. Lower it on "
+        "small machines, raise it for many clients that send photos by the hundred. Behind a proxy "
+        "on another machine all clients are one address unless `FORWARDED_ALLOW_IPS` names it.",
     )
     request_timeout_s: float = Field(
         30.0,
@@ -236,7 +240,8 @@ class Settings(BaseSettings):
         le=3600,
         description="Longest that a request's body may take to arrive; then 408. Raise it for "
         "large uploads over slow lines; lower it where no proxy in front buffers bodies, since "
-        "each slow one holds a connection.",
+        "each slow one holds a connection. While bodies fill half of `queue_mb`, one that brings "
+        "less than 10 KiB in 10 s is cut.",
     )
     shutdown_s: int = Field(
         20,

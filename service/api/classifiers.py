@@ -74,7 +74,7 @@ async def get_support_set_classifier(
     def images(stored: StoredSupport) -> int:
         return classifier.images_to_run(model, stored, 1, steps, inner_lr)
 
-    work = use_set(classifier, store, caller, set_id, timeout, images, export)
+    work = use_set(classifier, store, caller, set_id, timeout, [model], images, export)
     return await unless_gone(request, work)
 
 

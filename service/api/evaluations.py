@@ -67,5 +67,5 @@ async def evaluate_support_set(
     def images(stored: StoredSupport) -> int:
         return max(1, len(stored.labels))  # the models are judged one after another
 
-    work = use_set(classifier, store, caller, set_id, timeout, images, judge)
+    work = use_set(classifier, store, caller, set_id, timeout, wanted, images, judge)
     return await unless_gone(request, work)

@@ -185,10 +185,11 @@ async def infer(
     codec.check_answer(served.outputs, wanted.outputs, sizes, most)
 
     async def answer() -> tuple[bytes, int | None]:
-        async with classifier.admission.admit(images, timeout) as deadline:
+        slow = served.takes_steps
+        async with classifier.admission.admit(images, timeout, slow) as deadline:
             arrays = await classifier.off_loop(wanted.arrays)
             names = set(wanted.outputs)
-            found = await inference.run(served, sizes, arrays, names, deadline)
+            found = await inference.run(served, sizes, arrays, names, images, deadline)
             version = served.card.version
             return await classifier.off_loop(codec.encode, served.name, version, wanted, found)
 

@@ -93,8 +93,9 @@ async def predict(
     async def answer() -> bytes:
         wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
         count = await support_size(classifier, support_images, archive) + len(query_images)
-        # Each order is a task of its own.
-        async with classifier.admission.admit(count * (orders or 1), timeout) as deadline:
+        count *= orders or 1  # each order is a task of its own
+        slow = classifier.models.gradient(model)
+        async with classifier.admission.admit(count, timeout, slow) as deadline:
             images = ("support_images", support_images)
             support = await read_support(classifier, images, support_labels, archive)
             queries = await read("query_images", query_images)

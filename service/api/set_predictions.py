@@ -64,5 +64,5 @@ async def predict_support_set(
         )
         return await rendered(classifier, outcome, attention, top_k)
 
-    work = use_set(classifier, store, caller, set_id, timeout, images, ask)
+    work = use_set(classifier, store, caller, set_id, timeout, [model], images, ask)
     return Response(await unless_gone(request, work), media_type="application/json")

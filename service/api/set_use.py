@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -26,15 +26,18 @@ async def use_set(
     caller: Caller,
     set_id: str,
     timeout: float,
+    models: Sequence[str],
     images: Callable[[StoredSupport], int],
     work: Callable[[StoredSupport, float], Awaitable[T]],
 ) -> T:
-    """`work` gets the set and the deadline; `images` is what it counts for in the queue.
+    """`work` asks `models`, and gets the set and the deadline; `images` is what it counts for in
+    the queue.
 
     Begun again where an example was deleted meanwhile. Raises what `work` does, `Overloaded`,
     `DeadlineExceeded`, and the problems of the store.
     """
     until = time.perf_counter() + timeout
+    slow = classifier.models.gradient(*models)
     for left in reversed(range(_TRIES)):
         try:
             async with asyncio.timeout(until - time.perf_counter()):
@@ -42,7 +45,7 @@ async def use_set(
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {timeout:.1f} s") from None
         rest = max(0.0, until - time.perf_counter())
-        async with classifier.admission.admit(images(stored), rest) as deadline:
+        async with classifier.admission.admit(images(stored), rest, slow) as deadline:
             try:
                 return await work(stored, deadline)
             except SetChanged:

@@ -1,7 +1,8 @@
 """Admission: a permit per request, counted in images, taken before any work and held to the end.
 
 The largest request counts for half of what there is room for, so that it neither locks out
-everybody else nor waits for the moment when nobody else asks.
+everybody else nor waits for the moment when nobody else asks. Gradient steps take long, and so do
+the permits of who waits for them: such requests have half of the room together.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from typing import Any
 
 from service.engine.events import Events
 from service.problems import DeadlineExceeded, Overloaded
@@ -27,20 +30,23 @@ class Admission:
         self._max_images, self._most = max_images, max(1, max_images // 2)
         self._timeout_s = timeout_s
         self._events = events or Events()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._seconds_per_image = 0.01
-        self.held = 0
+        self.held = self._gradient = 0
 
     @asynccontextmanager
-    async def admit(self, images: int, timeout_s: float | None = None) -> AsyncIterator[float]:
+    async def admit(
+        self, images: int, timeout_s: float | None = None, gradient: bool = False
+    ) -> AsyncIterator[float]:
         """Hold a permit for `images` images, and a deadline for what is done under it.
 
-        Gives the deadline as a time of `time.perf_counter`; `timeout_s` is the caller's own wish.
+        Gives the deadline as a time of `time.perf_counter`; `timeout_s` is the caller's own wish,
+        `gradient` whether gradient steps are part of it.
         Raises `Overloaded` with Retry-After, or `DeadlineExceeded`.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        images = min(images, self._most)
-        self._take(images)
+        images = self._counted(images, gradient)
+        self._take(images, gradient)
         start = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):
@@ -52,20 +58,40 @@ class Admission:
             seconds = (time.perf_counter() - start) / max(1, self.held)
             self._seconds_per_image += _SMOOTHING * (seconds - self._seconds_per_image)
         finally:
-            with self._lock:
-                self.held -= images
-            self._events.queue(self.held)
+            self._add(-images, gradient)
 
-    def _take(self, images: int) -> None:
+    def keep(self, images: int, job: Future[Any], gradient: bool = False) -> None:
+        """Count `images` until `job` is done: what is given up while it runs still has its thread.
+
+        Refused to nobody: it is called under a permit that ends now.
+        """
+        images = self._counted(images, gradient)
+        self._add(images, gradient)
+        job.add_done_callback(lambda _: self._add(-images, gradient))
+
+    def _counted(self, images: int, gradient: bool) -> int:
+        return min(images, max(1, self._most // 2) if gradient else self._most)
+
+    def _take(self, images: int, gradient: bool = False) -> None:
         with self._lock:
-            if self.held and self.held + images > self._max_images:
-                wait = math.ceil(self.held * self._seconds_per_image)
-                seconds = min(max(1, wait), _MAX_RETRY_AFTER)
-                self._events.refused(images)
-                raise Overloaded(
-                    f"{self.held} images are waiting and {images} more would exceed "
-                    f"{self._max_images}; try again in {seconds} s",
-                    headers={"Retry-After": str(seconds)},
-                )
+            self._check(self.held, images, self._max_images)
+            if gradient:
+                self._check(self._gradient, images, self._most)
+            self._add(images, gradient)
+
+    def _check(self, held: int, images: int, most: int) -> None:
+        if held and held + images > most:
+            wait = math.ceil(held * self._seconds_per_image)
+            seconds = min(max(1, wait), _MAX_RETRY_AFTER)
+            self._events.refused(images)
+            raise Overloaded(
+                f"{held} images are waiting and {images} more would exceed {most}; "
+                f"try again in {seconds} s",
+                headers={"Retry-After": str(seconds)},
+            )
+
+    def _add(self, images: int, gradient: bool) -> None:
+        with self._lock:
             self.held += images
+            self._gradient += images if gradient else 0
         self._events.queue(self.held)

@@ -28,7 +28,8 @@ class Events:
         """The images of all requests that wait or run have become `images` (a gauge)."""
 
     def refused(self, images: int) -> None:
-        """A request of `images` images was answered 429."""
+        """A request of `images` images was answered 429; 0 where a body or an answer
+        found no room."""
 
     def dropped(self, model: str, why: Dropped) -> None:
         """A request was given up before it ran."""

@@ -79,6 +79,11 @@ class Models:
             detail = f"no model {shown!r}; known: {known}"
             raise UnknownModel(detail, known=list(self.cards)) from None
 
+    def gradient(self, *entries: str) -> bool:
+        """Whether one of them adapts by gradient steps; unknown ones do not."""
+        cards = filter(None, map(self.cards.get, entries))
+        return any(card.adaptation is not None for card in cards)
+
     @property
     def loaded(self) -> list[str]:
         """Ids of the models in memory, the one asked longest ago first."""

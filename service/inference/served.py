@@ -6,7 +6,8 @@
     ID.predict   state and query features (or images) -> logits and attention
 
 The last three are the entry's graphs as they are. Whole tasks go the way of every request, through
-the engine and its batches; graphs run one at a time on a thread of their own.
+the engine and its batches; graphs run one at a time on a thread of their own, and gradient steps
+one task at a time.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ class Served:
     outputs: tuple[Declared, ...]
     usual: tuple[str, ...]
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it adapts by gradient steps."""
+        return self.card.adaptation is not None and self.part in ("task", "adapt")
+
 
 class Inference:
     """Finds and runs what is served. Close after use."""
@@ -106,23 +112,35 @@ class Inference:
         sizes: dict[str, int],
         arrays: Arrays,
         names: set[str],
+        images: int,
         deadline: float | None = None,
     ) -> Arrays:
-        """Run it, unless the deadline passes first. Raises the `Problem`s of a prediction, or
-        `InvalidTensor`."""
+        """Run it, unless the deadline passes first; `images` is what its permit counts. Raises the
+        `Problem`s of a prediction, or `InvalidTensor`."""
         if served.part == "task":
             return await self._tasks(served, arrays, names, deadline)
         runtime = await self._classifier.models.runtime(served.card.id)
-        slow = served.part == "adapt" and served.card.adaptation is not None
-        return await asyncio.get_running_loop().run_in_executor(
-            self._steps if slow else self._quick,
-            self._run_graph,
-            served,
-            runtime,
-            sizes,
-            arrays,
-            names,
-        )
+        feed = _masked(served, sizes, arrays)
+        found = [
+            await self._on_thread(served, runtime, task, names, images)
+            for task in _turns(served, sizes, feed)
+        ]
+        if len(found) == 1:
+            return found[0]
+        return {name: np.concatenate([answer[name] for answer in found]) for name in names}
+
+    async def _on_thread(
+        self, served: Served, runtime: Runtime, feed: Arrays, names: set[str], images: int
+    ) -> Arrays:
+        slow = served.takes_steps
+        thread = self._steps if slow else self._quick
+        job = thread.submit(self._run_graph, served, runtime, feed, names)
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if not job.cancel():  # it runs on, and who comes next waits for it
+                self._classifier.admission.keep(images, job, slow)
+            raise
 
     async def _tasks(
         self, served: Served, arrays: Arrays, names: set[str], deadline: float | None
@@ -137,16 +155,8 @@ class Inference:
             for answer in running:
                 answer.cancel()
 
-    def _run_graph(
-        self,
-        served: Served,
-        runtime: Runtime,
-        sizes: dict[str, int],
-        arrays: Arrays,
-        names: set[str],
-    ) -> Arrays:
+    def _run_graph(self, served: Served, runtime: Runtime, feed: Arrays, names: set[str]) -> Arrays:
         assert served.part != "task" and isinstance(runtime, HasGraphs)
-        feed = _masked(served, sizes, arrays)
         start = time.perf_counter()
         try:
             found: Arrays = runtime.graph(served.part).run(feed, sorted(names))
@@ -289,6 +299,18 @@ def _spread(weights: Array, mask: NDArray[np.bool_], n: int) -> Array:
     full = np.zeros((*weights.shape[:2], n, *weights.shape[3:]), np.float32)
     full[:, :, mask] = weights
     return full
+
+
+def _turns(served: Served, sizes: dict[str, int], feed: Arrays) -> list[Arrays]:
+    """What is run at a time: of gradient steps one task, so that others take turns with it and no
+    more than that goes on once nobody waits."""
+    if not served.takes_steps or any(spec.shape[:1] != ("B",) for spec in served.outputs):
+        return [feed]
+    batched = {spec.name for spec in served.inputs if spec.shape[:1] == ("B",)}
+    return [
+        {name: value[i : i + 1] if name in batched else value for name, value in feed.items()}
+        for i in range(sizes.get("B", 1))
+    ]
 
 
 def _masked(served: Served, sizes: dict[str, int], arrays: Arrays) -> Arrays:

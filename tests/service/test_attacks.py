@@ -293,3 +293,22 @@ def test_memory_stays_bounded_under_refused_uploads(server: Server) -> None:
     while resident() > before + 64 and time.monotonic() < give_up:
         time.sleep(0.1)
     assert resident() <= before + 64
+
+
+def test_memory_stays_bounded_under_images_that_nobody_reads(zoo: Path, tmp_path: Path) -> None:
+    flags = ("--data-dir", tmp_path, "--max-body-mb", 8, "--queue-mb", 16)
+    picture = encoded(noise(1, (1600, 1600, 3)), compress_level=0)
+    with serving(zoo, tmp_path, *flags) as server, ExitStack() as stack:
+        client = stack.enter_context(httpx.Client(base_url=server.base, timeout=PATIENCE))
+        files = [("images", ("1.png", picture))]
+        made = client.post("/v1/support-sets", data={"labels": "a"}, files=files)
+        place = f"/v1/support-sets/{made.json()['support_set']['id']}/examples"
+        place += f"/{client.get(place).json()['examples'][0]['id']}/image"
+        unread = stack.enter_context(socket.socket())
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the system takes little
+        unread.settimeout(PATIENCE)
+        unread.connect(("127.0.0.1", server.port))
+        unread.sendall(f"GET {place} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert unread.recv(12) == b"HTTP/1.1 200"
+        assert_problem(client.get(place), 429, "overloaded")
+        assert "fewshot_refused_requests_total 1.0" in client.get("/metrics").text

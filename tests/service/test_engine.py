@@ -122,6 +122,25 @@ def test_the_largest_request_leaves_half_of_the_queue_to_the_others() -> None:
     asyncio.run(scenario())
 
 
+def test_gradient_requests_leave_half_of_the_queue_to_the_others() -> None:
+    async def scenario() -> None:
+        admission = Admission(16, timeout_s=5)
+        async with admission.admit(100, gradient=True), admission.admit(4, gradient=True):
+            with pytest.raises(Overloaded):
+                async with admission.admit(1, gradient=True):
+                    pass
+            async with admission.admit(8):
+                assert admission.held == 16
+        async with admission.admit(8), admission.admit(8):
+            with pytest.raises(Overloaded):
+                async with admission.admit(1, gradient=True):
+                    pass
+        async with admission.admit(1, gradient=True):
+            assert admission.held == 1
+
+    asyncio.run(scenario())
+
+
 def test_the_deadline_cancels_and_frees() -> None:
     admission = Admission(10, timeout_s=0.02)
 

@@ -265,17 +265,17 @@ def test_one_that_is_not_done_in_time_leaves_the_others_numbers(zoo: Path) -> No
 
 def test_it_waits_in_the_queue_like_any_other(zoo: Path) -> None:
     """Counted as the examples: the models are judged one after another."""
-    settings = Settings(zoo=zoo, device="cpu", threads=1, queue_images=20)
+    settings = Settings(zoo=zoo, device="cpu", threads=1, queue_images=40)
     with TestClient(create_app(settings)) as client:
         set_id = make_set(client, likely()).json()["support_set"]["id"]
         admission = client.app.state.classifier.admission
-        admission._take(12)
-        refused = evaluate(client, set_id)  # 12 + 9
+        admission._take(32)
+        refused = evaluate(client, set_id)  # 32 + 9
         assert_problem(refused, 429, "overloaded")
         assert 1 <= int(refused.headers["retry-after"]) <= 60
-        admission.held = 11
+        admission.held = 31
         assert evaluate(client, set_id).status_code == 200
-        assert admission.held == 11
+        assert admission.held == 31
 
 
 def verdicts(said: str, truth: str) -> list[Verdict]:

@@ -19,15 +19,17 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from models_zoo.cards import find_card
+from service import middleware
 from service.answers import check_size
 from service.app import create_app
 from service.classifier import Classifier, Outcome
+from service.engine.events import Events
 from service.engine.models import Models
 from service.problems import AnswerTooLarge
 from service.schemas import AttentionMode
 from service.settings import Settings
 from service.store.keys import Scope
-from tests.service.asking import ask, assert_problem, encoded, noise, task
+from tests.service.asking import ask, ask_set, assert_problem, encoded, make_set, noise, task
 from tests.service.gate import Gate
 
 MB = 1 << 20
@@ -40,8 +42,10 @@ async def _chunks(size: int, chunk: int = 65_536) -> AsyncIterator[bytes]:
         yield b"x" * chunk
 
 
-async def _post(app: FastAPI, content: object, **headers: str) -> httpx.Response:
-    transport = httpx.ASGITransport(app)
+async def _post(
+    app: FastAPI, content: object, address: str = "127.0.0.1", **headers: str
+) -> httpx.Response:
+    transport = httpx.ASGITransport(app, client=(address, 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         kind = {"content-type": "multipart/form-data; boundary=x"}
         return await client.post("/v1/predictions", content=content, headers=kind | headers)
@@ -87,6 +91,97 @@ def test_bodies_that_are_too_much_together_are_429_until_one_is_done(zoo: Path) 
             assert_problem(await _post(app, large), 422, "invalid-request")
 
     asyncio.run(scenario())
+
+
+def test_bodies_of_one_address_leave_half_of_the_room_to_the_others(zoo: Path) -> None:
+    settings = Settings(zoo=zoo, device="cpu", max_body_mb=2, max_archive_mb=1, queue_mb=4)
+    events = Refusals()
+    app = create_app(settings, Classifier(settings, events=events))
+
+    async def scenario() -> None:
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+
+        async def stalled() -> AsyncIterator[bytes]:
+            yield FILE_HEAD + b"x" * (3 * MB // 2)
+            arrived.set()
+            await go_on.wait()
+            yield b"\r\n--x--\r\n"
+
+        async with app.router.lifespan_context(app):
+            first = asyncio.create_task(_post(app, stalled(), "10.0.0.1"))
+            await arrived.wait()
+            large = FILE_HEAD + b"x" * MB + b"\r\n--x--\r\n"
+            refused = await _post(app, large, "10.0.0.1")
+            assert_problem(refused, 429, "overloaded")
+            assert refused.headers["connection"] == "close"
+            assert events.images == [0]
+            honest = await _post(app, large, "10.0.0.2")
+            assert_problem(honest, 422, "invalid-request")  # it was read, and is merely wrong
+            go_on.set()
+            assert_problem(await first, 422, "invalid-request")
+            again = await _post(app, large, "10.0.0.1")
+            assert_problem(again, 422, "invalid-request")
+
+    asyncio.run(scenario())
+
+
+class Refusals(Events):
+    def __init__(self) -> None:
+        self.images: list[int] = []
+
+    def refused(self, images: int) -> None:
+        self.images.append(images)
+
+
+def test_a_body_that_stalls_in_the_room_of_others_is_cut_and_a_slow_one_is_not(
+    zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "_LEAST_SECONDS", 0.5)
+    settings = Settings(zoo=zoo, device="cpu", max_body_mb=2, max_archive_mb=1, queue_mb=4)
+    app = create_app(settings)
+
+    async def scenario() -> None:
+        def sending(address: str, *parts: bytes) -> tuple[asyncio.Task[int], asyncio.Queue[bytes]]:
+            queue: asyncio.Queue[bytes] = asyncio.Queue()
+            for part in (FILE_HEAD, *parts):
+                queue.put_nowait(part)
+            return asyncio.create_task(_send_body(app, address, queue)), queue
+
+        async with app.router.lifespan_context(app), asyncio.timeout(20):
+            large = b"x" * (3 * MB // 2)
+            first, rest = sending("10.0.0.1", large)
+            await asyncio.sleep(1.2)
+            assert not first.done()  # nobody needs its room
+            phone, film = sending("10.0.0.2")
+            second, more = sending("10.0.0.3", large)
+            for _ in range(20):
+                await asyncio.sleep(0.1)
+                film.put_nowait(b"x" * (4 << 10))
+            assert sorted([first.done(), second.done()]) == [False, True]  # enough is free again
+            assert (first if first.done() else second).result() == 408
+            for queue in (rest, more, film):
+                queue.put_nowait(b"\r\n--x--\r\n")
+                queue.put_nowait(b"")
+            assert await phone == 422  # it was read, and is merely wrong
+            assert sorted([await first, await second]) == [408, 422]
+
+    asyncio.run(scenario())
+
+
+async def _send_body(app: FastAPI, address: str, parts: asyncio.Queue[bytes]) -> int:
+    """Send a request part by part, the last one empty; returns the status."""
+    status = 0
+
+    async def receive() -> dict[str, object]:
+        part = await parts.get()
+        return {"type": "http.request", "body": part, "more_body": bool(part)}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    await app(_scope() | {"client": (address, 1)}, receive, send)
+    return status
 
 
 @pytest.mark.parametrize("size", [3 * MB // 2, 3 * MB])
@@ -287,6 +382,36 @@ def test_overload_is_429_with_retry_after(zoo: Path, gated: Gate) -> None:
         response = ask(client, task(), [encoded(noise(1))])
         assert_problem(response, 429, "overloaded")
         assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
+def test_requests_that_wait_for_gradient_steps_shut_out_no_others(client: TestClient) -> None:
+    admission, query = client.app.state.classifier.admission, [encoded(noise(1))]
+    set_id = make_set(client, task()).json()["support_set"]["id"]
+    whole = [("support", [1, 2, 1, 16, 16]), ("labels", [1, 2]), ("query", [1, 1, 1, 16, 16])]
+    tensors = [
+        {"name": name, "datatype": "INT64" if name == "labels" else "UINT8", "shape": shape,
+         "data": [0, 1] * (np.prod(shape) // 2)}
+        for name, shape in whole
+    ]  # fmt: skip
+
+    def asked(model: str) -> list[int]:
+        answers = [
+            ask(client, task(), query, model=model),
+            ask_set(client, set_id, query, model=model),
+            client.get(f"/v1/support-sets/{set_id}/classifier.onnx", params={"model": model}),
+            client.post(f"/v1/support-sets/{set_id}/evaluations", data={"models": model}),
+            client.post(f"/v2/models/{model}/infer", json={"inputs": tensors}),
+        ]
+        return [answer.status_code for answer in answers]
+
+    most = admission._most
+    admission._take(most, gradient=True)
+    try:
+        assert asked("descent") == [429] * 5
+        assert asked("mean") == [200] * 5
+    finally:
+        admission._add(-most, gradient=True)
+    assert asked("descent") == [200] * 5
 
 
 def test_an_unexpected_fault_is_a_500_without_internals_and_a_log_line(

@@ -288,6 +288,62 @@ def test_graphs_are_as_guarded_as_whole_tasks(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+def steps(tasks: int) -> tuple[str, dict[str, Any]]:
+    """So many tasks, all different, for `descent.adapt`."""
+    count = tasks * 2 * 256
+    path, body = graph(
+        "adapt",
+        support=("FP32", [tasks, 2, 1, 16, 16], [i / count for i in range(count)]),
+        labels=("INT64", [tasks, 2], [0, 1] * tasks),
+        mask=("BOOL", [tasks, 2], [True, True] * tasks),
+        class_mask=("BOOL", [tasks, 2], [True, True] * tasks),
+        inner_lr=("FP32", [2], [0.1, 0.2]),
+    )
+    return path.replace("mean", "descent"), body
+
+
+def test_gradient_steps_are_taken_task_by_task_with_the_same_answer(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is under way when its client gives up keeps its permit; what follows is not begun."""
+    path, body = steps(3)
+    wanted = {output["name"]: output for output in client.post(path, json=body).json()["outputs"]}
+    session = client.portal.call(client.app.state.classifier.models.runtime, "descent").graph(
+        "adapt"
+    )
+    given = {each["name"]: each for each in body["inputs"]}
+    kinds = {"FP32": np.float32, "INT64": np.int64, "BOOL": np.bool_}
+    feed = {
+        name: np.array(each["data"], kinds[each["datatype"]]).reshape(each["shape"])
+        for name, each in given.items()
+    }
+    for name, value in session.run(feed, session.outputs).items():
+        assert wanted[name]["shape"] == list(value.shape)
+        assert np.array_equal(np.array(wanted[name]["data"], value.dtype), value.ravel())
+
+    runs: list[str] = []
+    go_on = threading.Event()
+    run = Inference._run_graph
+
+    def held(self: Inference, served: Served, *rest: Any) -> Any:
+        runs.append(served.name)
+        assert go_on.wait(PATIENCE)
+        return run(self, served, *rest)
+
+    monkeypatch.setattr(Inference, "_run_graph", held)
+    admission = client.app.state.classifier.admission
+    try:
+        late = client.post(path, json=body, headers={"X-Request-Timeout": "0.5"})
+        assert_problem(late, 504, "deadline-exceeded")
+        assert admission.held == admission._gradient == 6
+    finally:
+        go_on.set()
+    assert runs == ["descent.adapt"]
+    assert client.post(path, json=body).status_code == 200
+    assert runs == ["descent.adapt"] * 4
+    assert admission.held == admission._gradient == 0
+
+
 def test_gradient_steps_do_not_hold_up_the_other_graphs(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,20 +357,10 @@ def test_gradient_steps_do_not_hold_up_the_other_graphs(
         return run(self, served, *rest)
 
     monkeypatch.setattr(Inference, "_run_graph", held)
-    shape = [1, 2, 1, 16, 16]
-    body = graph(
-        "adapt",
-        support=("FP32", shape, [0.5] * 512),
-        labels=("INT64", [1, 2], [0, 1]),
-        mask=("BOOL", [1, 2], [True, True]),
-        class_mask=("BOOL", [1, 2], [True, True]),
-        inner_lr=("FP32", [1], [0.1]),
-    )[1]
+    path_of_steps, body = steps(1)
     found: list[int] = []
     slow = threading.Thread(
-        target=lambda: found.append(
-            client.post("/v2/models/descent.adapt/infer", json=body).status_code
-        )
+        target=lambda: found.append(client.post(path_of_steps, json=body).status_code)
     )
     slow.start()
     try:

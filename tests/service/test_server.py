@@ -15,11 +15,14 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import http
 from service.commands.serve import _listen
+from service.engine.events import Events
 from service.http import Connection
+from service.middleware import AnswerLimit
 from service.settings import Settings
 from tests.service.asking import assert_problem
 from tests.service.process import PATIENCE, ROOT, serving
@@ -188,6 +191,49 @@ def test_a_request_whose_head_is_slow_is_cut_off_and_a_slow_answer_is_not(
     assert min(silent[1], half[1]) >= 0.5
     assert pipelined[0].count(b"HTTP/1.1 204") == 2
     assert whole[0].startswith(b"HTTP/1.1 204")
+
+
+def test_answers_that_nobody_reads_are_bounded_and_the_next_is_refused() -> None:
+    """Counted until the client has taken them, and whole where it does."""
+    size = 24 << 20  # more than the sockets hold
+    content = bytes(range(256)) * (size // 256)
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(content)(scope, receive, send)
+
+    refused: list[int] = []
+    events = Events()
+    events.refused = refused.append  # type: ignore[method-assign]
+    app = AnswerLimit(large, most=4 * size, largest=size, events=events)
+
+    async def ask() -> None:
+        server = uvicorn.Server(
+            uvicorn.Config(app, http=Connection, lifespan="off", log_config=None)
+        )
+        listener = _listen(Settings(port=0))
+        port = listener.getsockname()[1]
+        serving = asyncio.create_task(server.serve([listener]))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            for _ in range(2):
+                assert (await client.get("/")).content == content  # each is over before the next
+            with ExitStack() as stack:
+                for _ in range(2):
+                    unread = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                    unread.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                    # Its first bytes come once it is counted.
+                    await asyncio.get_running_loop().run_in_executor(None, unread.recv, 1)
+                assert not refused
+                answer = await client.get("/")
+                assert_problem(answer, 429, "overloaded")
+                assert answer.headers["retry-after"] == "1"
+                assert refused == [0]
+            give_up = time.monotonic() + 10
+            while (await client.get("/")).status_code != 200:  # those who left make room
+                assert time.monotonic() < give_up
+        server.should_exit = True
+        await serving
+
+    asyncio.run(ask())
 
 
 def test_an_answer_that_nobody_reads_is_let_go_and_one_that_is_read_slowly_is_not(
