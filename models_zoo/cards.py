@@ -165,6 +165,12 @@ class Accuracy(Fact):
     transductive: bool
     command: str
 
+    @property
+    def standard(self) -> bool:
+        """Measured by the usual protocol: queries one by one; on Omniglot, turned classes too."""
+        turned = self.dataset != "omniglot" or self.rotations == "classes"
+        return not self.transductive and turned
+
 
 class Speed(Fact):
     """How long one task takes, no other beside it: median milliseconds of each stage in ONNX

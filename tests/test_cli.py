@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fewshot import app
-from models_zoo.cards import find_card, write_card
+from models_zoo.cards import find_card, list_cards, write_card
 from tests.service.asking import encoded, noise
 from tests.service.zoo import build_zoo
 
@@ -297,6 +297,23 @@ def test_models_are_listed_shown_and_verified(zoo: Path, monkeypatch: pytest.Mon
     }
     unknown = run(app, ["models", "show", "nope", *where])
     assert (unknown.exit_code, unknown.stderr.count("\n")) == (2, 1)
+
+
+def test_the_list_has_a_line_for_each_model_and_the_readme_s_accuracies() -> None:
+    printed = run(app, ["models", "list"], env={"COLUMNS": "80"}).stdout
+    assert "…" not in printed
+    table = {cells[0]: cells for line in printed.splitlines() if (cells := cells_of(line, "│"))}
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for card in list_cards().values():
+        model, data, classes, accuracy = table.pop(card.id)
+        assert (data, classes) == (model.rpartition("-")[2], f"2-{card.limits.max_way}")
+        row = next(line for line in readme.splitlines() if line.startswith(f"| `{model}`"))
+        assert cells_of(row, "|")[2] == accuracy
+    assert not table
+
+
+def cells_of(line: str, border: str) -> list[str]:
+    return [cell.strip() for cell in line.split(border)[1:-1]]
 
 
 def test_verify_does_not_take_an_unknown_model_for_a_damaged_one(zoo: Path) -> None:

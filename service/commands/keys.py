@@ -53,8 +53,10 @@ def list_keys(data_dir: Path | None, as_json: bool) -> None:
         return
     table = Table(title=f"{len(found)} {'key' if len(found) == 1 else 'keys'}")
     table.add_column("Id", no_wrap=True)
-    for column in ("Name", "Scopes", "A minute", "A day", "Made", "Revoked"):
-        table.add_column(column)
+    for column in ("Name", "Scopes", "A minute", "A day"):
+        table.add_column(column, overflow="fold")
+    for column in ("Made", "Revoked"):
+        table.add_column(column, no_wrap=True)
     for key in found:
         table.add_row(
             key.id,
@@ -137,4 +139,4 @@ def _scopes(text: str) -> list[Scope]:
 
 
 def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
