@@ -123,7 +123,11 @@ def classify(
 # --- training --------------------------------------------------------------------------------
 
 Data = Annotated[
-    Path | None, typer.Option(help="Folder of the data archives. Default: FEWSHOT_DATA or ./data.")
+    Path | None,
+    typer.Option(
+        help="Folder of the data archives; of your own images, their folder or zip. Default: "
+        "FEWSHOT_DATA or ./data."
+    ),
 ]
 
 

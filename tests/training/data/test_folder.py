@@ -214,7 +214,7 @@ def test_no_images_and_no_place(tmp_path):
     (tmp_path / "own").mkdir()
     with pytest.raises(DataError, match="one sub-folder of images per class"):
         load(tmp_path / "own")
-    with pytest.raises(DataError, match="nowhere: not a folder or a zip"):
+    with pytest.raises(DataError, match=r"nowhere: not a folder or a zip .*; name one by --data"):
         load(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="say where the data are"):
+    with pytest.raises(DataError, match="say where the data are by --data: a folder or a zip"):
         load_dataset("folder")
