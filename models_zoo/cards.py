@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from models_zoo.names import unknown
+
 ENTRIES = Path(__file__).parent / "entries"
 CARD_NAME = "card.json"
 MAX_CARD_BYTES = 1 << 20
@@ -274,10 +276,11 @@ def list_cards(root: Path = ENTRIES) -> dict[str, Card]:
 
 
 def find_card(entry: str, root: Path = ENTRIES) -> Card:
-    """One entry by id. Raises `ZooError` naming the known ones."""
-    known = sorted(path.parent.name for path in root.glob(f"*/{CARD_NAME}"))
+    """One entry by id. Raises `ZooError` naming what comes closest."""
+    known = [path.parent.name for path in root.glob(f"*/{CARD_NAME}")]
     if entry not in known:
-        raise ZooError(f"unknown model {entry!r}; known: {', '.join(known) or 'none'}")
+        where = "" if root == ENTRIES else f" --zoo {root}"
+        raise ZooError(unknown("model", entry, known, f"`fewshot models list{where}`"))
     return load_card(root / entry)
 
 

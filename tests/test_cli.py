@@ -158,7 +158,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     return {
         "unknown model": (
             ["--model", "nope", "--support", support, "--query", image],
-            "known: att",
+            "unknown model 'nope'; `fewshot models list --zoo ",
         ),
         "no such folder": (
             ["--support", tmp_path / "no", "--query", image],
@@ -320,8 +320,24 @@ def test_verify_does_not_take_an_unknown_model_for_a_damaged_one(zoo: Path) -> N
     for names in (["nope"], ["mean", "nope"]):
         result = run(app, ["models", "verify", *names, "--zoo", str(zoo)])
         assert result.exit_code == 2
-        known = "attentive, descent, mean"
-        assert result.stderr == f"fewshot: unknown model 'nope'; known: {known}\n"
+        listed = f"`fewshot models list --zoo {zoo}`"
+        assert result.stderr == f"fewshot: unknown model 'nope'; {listed} names all\n"
+
+
+@pytest.mark.parametrize("command", ["show", "time", "verify", "classify", "plot"])
+def test_a_model_misspelt_is_answered_with_what_comes_closest(command: str) -> None:
+    asks = ["--model", "stanet-omniglo", "--support", str(SAMPLES / "support")]
+    asks += ["--query", str(SAMPLES / "queries" / "hook.png")]
+    arguments = {
+        "classify": ["classify", *asks],
+        "plot": ["plot", "attention", *asks],
+    }.get(command, ["models", command, "stanet-omniglo"])
+    result = run(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "fewshot: unknown model 'stanet-omniglo'; did you mean stanet-omniglot? "
+        "`fewshot models list` names all\n"
+    )
 
 
 def shown(model: str, *where: object) -> str:

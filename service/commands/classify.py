@@ -46,7 +46,7 @@ class Options:
 def run(options: Options) -> None:
     """Print the predictions. User errors exit with code 2."""
     with user_errors(), quiet_log():
-        with local_classifier(options.zoo, options.device) as classifier:
+        with local_classifier(options.model, options.zoo, options.device) as classifier:
             outcome = asyncio.run(_classify(classifier, options))
             if options.save is not None:
                 with named("--save", options.save):
@@ -68,7 +68,7 @@ def run(options: Options) -> None:
 async def _classify(classifier: Classifier, options: Options) -> Outcome:
     if options.save is not None and options.orders is not None:
         raise InvalidRequest("a saved classifier has learned in one order: omit --orders or --save")
-    # An unknown model, and what it does not take, is told before files are read.
+    # What the model does not take is told before files are read.
     _check(options, classifier.models.card(options.model))
     ask = Ask(
         options.model,

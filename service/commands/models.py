@@ -106,8 +106,9 @@ def verify_models(entries: list[str], zoo: Path | None, as_json: bool) -> None:
     with user_errors():
         found: dict[str, str] = {}
         known = _names(zoo)
-        if unknown := [entry for entry in entries if entry not in known]:
-            raise ZooError(f"unknown model {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+        for entry in entries:
+            if entry not in known:
+                find_card(entry, _root(zoo))  # says so
         for entry in entries or known:
             try:
                 verify(load_card(_root(zoo) / entry), _root(zoo))

@@ -103,14 +103,14 @@ def test_faulty_tasks(
 
 def test_an_unknown_model_lists_the_known_ones(client: TestClient) -> None:
     for response in (
-        ask(client, task(), QUERY, model="nope"),
-        client.get("/v1/models/nope"),
+        ask(client, task(), QUERY, model="meany"),
+        client.get("/v1/models/meany"),
     ):
-        assert assert_problem(response, 404, "unknown-model")["known"] == [
-            "attentive",
-            "descent",
-            "mean",
-        ]
+        problem = assert_problem(response, 404, "unknown-model")
+        assert problem["known"] == ["attentive", "descent", "mean"]
+        assert problem["detail"] == (
+            "unknown model 'meany'; did you mean mean? `GET /v1/models` names all"
+        )
 
 
 BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {

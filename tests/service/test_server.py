@@ -116,7 +116,7 @@ def test_a_taken_port_is_one_clear_line(server: tuple[str, str], zoo: Path) -> N
     ("flags", "line"),
     [
         (("--database-url", "mysql://x"), "the database must be sqlite:/// or postgresql://"),
-        (("--pinned-models", "no-such"), "pinned model 'no-such' is not in the zoo; known: .*"),
+        (("--pinned-models", "no-such"), "unknown pinned model 'no-such'; .*"),
     ],
 )
 def test_what_cannot_be_served_is_one_clear_line_from_any_number_of_workers(
