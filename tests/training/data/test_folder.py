@@ -125,7 +125,8 @@ def test_a_class_cannot_train_and_test(make):
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_broken_image_is_named(make, zipped):
     root = make(["a/1.png", "b/1.png"], zipped, [("b/broken.png", b"not an image")])
-    with pytest.raises(DataError, match=r"own.*b/broken\.png: not a readable image"):
+    line = r"own.*b/broken\.png: not a readable image; mend or remove it$"
+    with pytest.raises(DataError, match=line):
         load(root)
 
 
