@@ -11,6 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from service.images import Upload
+from service.problems import FileRef, LabelCount
+from service.tasks import pair
 from tests.service.asking import ask, assert_problem, encoded, noise, task, zipped
 
 QUERY = [encoded(noise(99))]
@@ -99,6 +102,13 @@ def test_faulty_tasks(
     kind: str,
 ) -> None:
     assert_problem(ask(client, support, queries, **fields), status, kind)
+
+
+def test_one_of_a_kind_reads_well(client: TestClient) -> None:
+    alone = ask(client, task()[:1], QUERY)
+    assert assert_problem(alone, 422, "one-class")["detail"].startswith("all support images are of")
+    with pytest.raises(LabelCount, match="support images: 2, labels: 1; send one label per image"):
+        pair([Upload(FileRef("support", i, "x"), b"") for i in range(2)], ["cat"], 9)
 
 
 def test_an_unknown_model_lists_the_known_ones(client: TestClient) -> None:
