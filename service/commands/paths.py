@@ -62,7 +62,7 @@ def check_data_dir(settings: Settings, make: bool = False) -> None:
         fail(f"--data-dir: {there} is a file; name a folder")
     if make and not settings.database_url.get_secret_value():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             fail(f"--data-dir: {folder} cannot be made ({error.strerror}); name another folder")
 
