@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from fewshot import app
 from models_zoo.cards import find_card, list_cards, write_card
+from service.version import version
 from tests.service.asking import encoded, noise
 from tests.service.zoo import build_zoo
 
@@ -76,6 +77,22 @@ def test_the_saved_classifier_answers_alike(
     found = dict(zip(labels, map(float, row), strict=True))
     wanted = {each["label"]: each["probability"] for each in prediction["probabilities"]}
     assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_classifier_is_saved_without_a_query(zoo: Path, support: Path, tmp_path: Path) -> None:
+    alone, beside = tmp_path / "alone.onnx", tmp_path / "beside.onnx"
+    result = classify(zoo, support, "--save", alone)
+    assert (result.exit_code, result.stdout) == (0, ""), result.output
+    assert f"classifier written to {alone}" in result.stderr
+    classify(zoo, support, "--save", beside, "--query", support / "dog" / "2.png")
+    assert alone.read_bytes() == beside.read_bytes()
+    shown = classify(zoo, support, "--save", alone, "--json")
+    assert shown.exit_code == 2
+    assert "--query IMAGE" in shown.stderr
+
+
+def test_the_version_is_told() -> None:
+    assert run(app, ["--version"]).stdout == f"fewshot {version()}\n"
 
 
 def test_a_place_that_cannot_be_written_is_one_line(zoo: Path, support: Path) -> None:
