@@ -12,7 +12,6 @@ import typer
 
 app = typer.Typer(
     name="fewshot",
-    help="Few-shot image classification: serve, classify, train, and the zoo of models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,6 +50,27 @@ Queries = Annotated[
 ]
 More = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="More queries.")]
 Model = Annotated[str, typer.Option(help="Id of a model; see `fewshot models list`.")]
+
+
+def print_version(wanted: bool) -> None:
+    """Raises `typer.Exit` where it is."""
+    if wanted:
+        from service.version import version
+
+        typer.echo(f"fewshot {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Few-shot image classification: serve, classify, train, and the zoo of models."""
 
 
 # --- serving ---------------------------------------------------------------------------------
@@ -92,7 +112,9 @@ def classify(
     ] = None,
     save: Annotated[
         Path | None,
-        typer.Option(help="Write the classifier here, as an ONNX file that runs by itself."),
+        typer.Option(
+            help="Write the classifier here, as an ONNX file that runs by itself; needs no query."
+        ),
     ] = None,
     zoo: Zoo = None,
     device: Where = None,
@@ -123,7 +145,11 @@ def classify(
 # --- training --------------------------------------------------------------------------------
 
 Data = Annotated[
-    Path | None, typer.Option(help="Folder of the data archives. Default: FEWSHOT_DATA or ./data.")
+    Path | None,
+    typer.Option(
+        help="Folder of the data archives; of your own images, their folder or zip. Default: "
+        "FEWSHOT_DATA or ./data."
+    ),
 ]
 
 

@@ -78,12 +78,6 @@ FLOORS: dict[str, dict[Task, float]] = {
 COLUMNS: tuple[Task, ...] = ((5, 1), (5, 5), (20, 1))
 
 
-def is_standard(row: Accuracy) -> bool:
-    """Measured by the usual protocol: queries one by one; on Omniglot, turned classes too."""
-    turned = row.dataset != "omniglot" or row.rotations == "classes"
-    return not row.transductive and turned
-
-
 def task_key(row: Accuracy) -> Task:
     task = row.way, row.shot
     return task if row.presentation is None else (*task, row.presentation)
@@ -94,7 +88,7 @@ def readme(cards: Iterable[Card]) -> str:
     header = ("Entry", "Test classes", *(f"{way}-way {shot}-shot" for way, shot in COLUMNS))
     lines = []
     for card in cards:
-        rows = [row for row in card.accuracy if is_standard(row)]
+        rows = [row for row in card.accuracy if row.standard]
         found = {task_key(row): score(row) for row in rows}
         if rows:
             cells = (found.get(task, "") for task in COLUMNS)
@@ -109,7 +103,7 @@ def beside_papers(cards: Iterable[Card]) -> str:
     for card in cards:
         for row in card.accuracy:
             task = task_key(row)
-            known = is_standard(row)
+            known = row.standard
             floor = FLOORS.get(card.id, {}).get(task) if known else None
             lines.append(
                 (

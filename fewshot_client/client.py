@@ -136,7 +136,7 @@ class Client:
                 return call.parse(outcome)
             wait = self._retry.wait(tried, call.repeatable, outcome)
             if wait is None:
-                raise _error(outcome)
+                raise _error(outcome, self._http.base_url)
             time.sleep(wait)
 
 
@@ -196,13 +196,15 @@ class AsyncClient:
                 return call.parse(outcome)
             wait = self._retry.wait(tried, call.repeatable, outcome)
             if wait is None:
-                raise _error(outcome)
+                raise _error(outcome, self._http.base_url)
             await asyncio.sleep(wait)
 
 
-def _error(outcome: httpx.Response | httpx.TransportError) -> Exception:
+def _error(outcome: httpx.Response | httpx.TransportError, address: httpx.URL) -> Exception:
     if isinstance(outcome, httpx.Response):
         return of_response(outcome)
-    failed = ConnectionFailed(str(outcome) or type(outcome).__name__)
+    # Without what may be a password before the host.
+    where = f"{address.scheme}://{address.netloc.decode()}"
+    failed = ConnectionFailed(f"{where}: {str(outcome) or type(outcome).__name__}")
     failed.__cause__ = outcome
     return failed

@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from models_zoo.names import unknown
+
 ENTRIES = Path(__file__).parent / "entries"
 CARD_NAME = "card.json"
 MAX_CARD_BYTES = 1 << 20
@@ -165,6 +167,12 @@ class Accuracy(Fact):
     transductive: bool
     command: str
 
+    @property
+    def standard(self) -> bool:
+        """Measured by the usual protocol: queries one by one; on Omniglot, turned classes too."""
+        turned = self.dataset != "omniglot" or self.rotations == "classes"
+        return not self.transductive and turned
+
 
 class Speed(Fact):
     """How long one task takes, no other beside it: median milliseconds of each stage in ONNX
@@ -268,10 +276,11 @@ def list_cards(root: Path = ENTRIES) -> dict[str, Card]:
 
 
 def find_card(entry: str, root: Path = ENTRIES) -> Card:
-    """One entry by id. Raises `ZooError` naming the known ones."""
-    known = sorted(path.parent.name for path in root.glob(f"*/{CARD_NAME}"))
+    """One entry by id. Raises `ZooError` naming what comes closest."""
+    known = [path.parent.name for path in root.glob(f"*/{CARD_NAME}")]
     if entry not in known:
-        raise ZooError(f"unknown model {entry!r}; known: {', '.join(known) or 'none'}")
+        where = "" if root == ENTRIES else f" --zoo {root}"
+        raise ZooError(unknown("model", entry, known, f"`fewshot models list{where}`"))
     return load_card(root / entry)
 
 

@@ -126,7 +126,7 @@ def create_app(
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=pages.WEB), name="static")
     faults.install(app)
-    openapi.install(app, list(classifier.models.cards))
+    openapi.install(app, list(classifier.models.cards), settings.port or openapi.PORT)
     # The last added is the outermost.
     app.add_middleware(Allowance, store=store, workers=settings.workers)
     app.add_middleware(Authentication, store=store, settings=settings)

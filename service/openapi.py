@@ -23,19 +23,23 @@ from service.problems import MEDIA_TYPE, Problem
 
 Node = dict[str, Any]
 
+#: The descriptions' examples are asked of this address.
+PORT = 8000
+_BASE = "http://127.0.0.1:{}/"
 
-def install(app: FastAPI, models: list[str]) -> None:
-    """Make `app.openapi()` give the mended document. `models` fills in the examples."""
+
+def install(app: FastAPI, models: list[str], port: int) -> None:
+    """Make `app.openapi()` give the mended document. `models` and `port` fill in the examples."""
 
     def document() -> Node:
         if app.openapi_schema is None:
-            app.openapi_schema = build(app, models)
+            app.openapi_schema = build(app, models, port)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def build(app: FastAPI, models: list[str]) -> Node:
+def build(app: FastAPI, models: list[str], port: int) -> Node:
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -51,9 +55,10 @@ def build(app: FastAPI, models: list[str]) -> Node:
     _, read = models_json_schema([(InferenceRequest, "validation")], ref_template=template)
     schemas.update(read["$defs"])
     for operation in _operations(document):
+        text = operation.get("description", "").replace(_BASE.format(PORT), _BASE.format(port))
         if models:
-            text = operation.get("description", "")
-            operation["description"] = text.replace("=MODEL", f"={models[0]}")
+            text = text.replace("=MODEL", f"={models[0]}")
+        operation["description"] = text
         _mend_form(operation, schemas, models)
         _mend_faults(operation)
         for parameter in operation.get("parameters", []):

@@ -58,7 +58,7 @@ def pair(
         labels = [clean_label(labels[0], 0, max_length)] * len(uploads)
     if len(uploads) != len(labels):
         raise LabelCount(
-            f"{len(uploads)} support images but {len(labels)} labels; send one label per image, "
+            f"support images: {len(uploads)}, labels: {len(labels)}; send one label per image, "
             f"in the same order{', or one label for all' if one_for_all else ''}",
             images=len(uploads),
             labels=len(labels),
@@ -97,7 +97,7 @@ def check_limits(labels: Sequence[str], queries: int, card: Card) -> None:
         raise NoQuery("send at least one query image")
     limits, shots = card.limits, Counter(labels)
     if len(shots) < 2:
-        raise OneClass(f"all {len(labels)} support images are of class {next(iter(shots))!r}")
+        raise OneClass(f"all support images are of class {next(iter(shots))!r}; send two or more")
     if len(shots) > limits.max_way:
         raise TooManyClasses(
             f"{len(shots)} classes; {card.id} takes at most {limits.max_way}",

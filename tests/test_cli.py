@@ -13,7 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fewshot import app
-from models_zoo.cards import find_card, write_card
+from models_zoo.cards import find_card, list_cards, write_card
+from service.version import version
 from tests.service.asking import encoded, noise
 from tests.service.zoo import build_zoo
 
@@ -76,6 +77,22 @@ def test_the_saved_classifier_answers_alike(
     found = dict(zip(labels, map(float, row), strict=True))
     wanted = {each["label"]: each["probability"] for each in prediction["probabilities"]}
     assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_classifier_is_saved_without_a_query(zoo: Path, support: Path, tmp_path: Path) -> None:
+    alone, beside = tmp_path / "alone.onnx", tmp_path / "beside.onnx"
+    result = classify(zoo, support, "--save", alone)
+    assert (result.exit_code, result.stdout) == (0, ""), result.output
+    assert f"classifier written to {alone}" in result.stderr
+    classify(zoo, support, "--save", beside, "--query", support / "dog" / "2.png")
+    assert alone.read_bytes() == beside.read_bytes()
+    shown = classify(zoo, support, "--save", alone, "--json")
+    assert shown.exit_code == 2
+    assert "--query IMAGE" in shown.stderr
+
+
+def test_the_version_is_told() -> None:
+    assert run(app, ["--version"]).stdout == f"fewshot {version()}\n"
 
 
 def test_a_place_that_cannot_be_written_is_one_line(zoo: Path, support: Path) -> None:
@@ -158,7 +175,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     return {
         "unknown model": (
             ["--model", "nope", "--support", support, "--query", image],
-            "known: att",
+            "unknown model 'nope'; `fewshot models list --zoo ",
         ),
         "no such folder": (
             ["--support", tmp_path / "no", "--query", image],
@@ -299,12 +316,45 @@ def test_models_are_listed_shown_and_verified(zoo: Path, monkeypatch: pytest.Mon
     assert (unknown.exit_code, unknown.stderr.count("\n")) == (2, 1)
 
 
+def test_the_list_has_a_line_for_each_model_and_the_readme_s_accuracies() -> None:
+    printed = run(app, ["models", "list"], env={"COLUMNS": "80"}).stdout
+    assert "…" not in printed
+    table = {cells[0]: cells for line in printed.splitlines() if (cells := cells_of(line, "│"))}
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for card in list_cards().values():
+        model, data, classes, accuracy = table.pop(card.id)
+        assert (data, classes) == (model.rpartition("-")[2], f"2-{card.limits.max_way}")
+        row = next(line for line in readme.splitlines() if line.startswith(f"| `{model}`"))
+        assert cells_of(row, "|")[2] == accuracy
+    assert not table
+
+
+def cells_of(line: str, border: str) -> list[str]:
+    return [cell.strip() for cell in line.split(border)[1:-1]]
+
+
 def test_verify_does_not_take_an_unknown_model_for_a_damaged_one(zoo: Path) -> None:
     for names in (["nope"], ["mean", "nope"]):
         result = run(app, ["models", "verify", *names, "--zoo", str(zoo)])
         assert result.exit_code == 2
-        known = "attentive, descent, mean"
-        assert result.stderr == f"fewshot: unknown model 'nope'; known: {known}\n"
+        listed = f"`fewshot models list --zoo {zoo}`"
+        assert result.stderr == f"fewshot: unknown model 'nope'; {listed} names all\n"
+
+
+@pytest.mark.parametrize("command", ["show", "time", "verify", "classify", "plot"])
+def test_a_model_misspelt_is_answered_with_what_comes_closest(command: str) -> None:
+    asks = ["--model", "stanet-omniglo", "--support", str(SAMPLES / "support")]
+    asks += ["--query", str(SAMPLES / "queries" / "hook.png")]
+    arguments = {
+        "classify": ["classify", *asks],
+        "plot": ["plot", "attention", *asks],
+    }.get(command, ["models", command, "stanet-omniglo"])
+    result = run(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "fewshot: unknown model 'stanet-omniglo'; did you mean stanet-omniglot? "
+        "`fewshot models list` names all\n"
+    )
 
 
 def shown(model: str, *where: object) -> str:

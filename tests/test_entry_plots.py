@@ -304,14 +304,16 @@ def mistakes(folder: Path) -> dict[str, tuple[str, list[object], str]]:
         "images alike": ("embedding", ["--images", folder / "alike"], "none of these"),
         "empty folder to embed": ("embedding", ["--images", empty], f"{empty} holds no files"),
         "no image to embed": ("embedding", ["--images", folder / "bad"], "not an image"),
-        "unknown model to embed": ("embedding", [*drawings, "--model", "nope"], "known: att"),
+        "unknown model to embed": (
+            "embedding", [*drawings, "--model", "nope"], "unknown model 'nope'"
+        ),
         "no PNG to embed": ("embedding", [*drawings, "--out", folder / "a.svg"], ".png"),
     }  # fmt: skip
     for command in ("attention", "similarity"):
         found |= {
             f"{command}: {name}": (command, options, part)
             for name, (options, part) in {
-                "unknown model": ([*asks, "--model", "nope"], "known: att"),
+                "unknown model": ([*asks, "--model", "nope"], "unknown model 'nope'"),
                 "no query": (["--support", SAMPLES / "support"], "--query"),
                 "empty folder": (["--support", empty, "--query", HOOK], f"{empty} holds no files"),
                 "no folder": (["--support", folder / "no", "--query", HOOK], "no such folder"),

@@ -20,7 +20,7 @@ SCRIPT = "service.store.migrations.env"
 #: The one place in the service that may import the onnx package, on first use.
 ONNX_FILES = "service.standalone"
 #: Read by the service, hence free of PyTorch.
-SERVED = ("models_zoo", "models_zoo.cards", "models_zoo.preprocess")
+SERVED = ("models_zoo", "models_zoo.cards", "models_zoo.names", "models_zoo.preprocess")
 TORCH = ("torch", "torchvision")
 
 #: Who, and what it must not import. A name stands for itself and everything below it.

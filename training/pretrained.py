@@ -188,10 +188,11 @@ def read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError):
+        # Not in PyTorch's words: they advise to run whatever code the file holds.
         raise ZooError(
-            f"{path}: no weights in it, as torch.save (.pth) or safetensors writes them ({reason})"
+            f"{path}: no weights in it, or more than weights; a state dict is wanted, as "
+            "torch.save (.pth) or safetensors writes it"
         ) from None
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ZooError(f"{path}: not a state dict, tensors by name")

@@ -21,6 +21,7 @@ from pydantic import (
 
 from models_zoo import registry
 from models_zoo.cards import Adaptation, EntryId, InputSpec, Limits, Paper
+from models_zoo.names import closest
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -331,15 +332,20 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe from a YAML file, or a shipped one by its name, with `changes` such as
     "episodes.ways=[20]". Raises `RecipeError`."""
     path = Path(name)
-    if not path.suffix and os.sep not in str(name):
+    by_name = not path.suffix and os.sep not in str(name)
+    if by_name:
         path = RECIPES / f"{name}.yaml"
     try:
         content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise RecipeError(f"{path}: no such recipe; shipped: {shipped}") from None
+        if not by_name:
+            raise RecipeError(f"{path}: no such file") from None
+        shipped = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+        near = " or ".join(closest(str(name), shipped))
+        hint = f"did you mean {near}?" if near else f"shipped: {', '.join(shipped)}"
+        raise RecipeError(f"unknown recipe {str(name)!r}; {hint}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{path}: {unreadable(error)}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: not a mapping of settings")
     for change in changes:
@@ -347,7 +353,8 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A setting that is misspelt is missing too; it is named before what is missing.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         said = (change for change in changes if f"{where}.".startswith(f"{key_of(change)}."))
         blamed = next((f"--set {change}" for change in said), path)
@@ -359,10 +366,22 @@ def reason(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return "there is no such setting"
     if error["type"] == "tuple_type":
-        return f"a list is wanted, as in [{error['input']}]"
+        given = error["input"]
+        return f"a list of whole numbers is wanted, as in [{given if type(given) is int else 20}]"
     if error["type"] == "model_type":
         return f"has settings in it, as in {error['loc'][-1]}.name=..."
     return str(error["msg"]).removeprefix("Value error, ")
+
+
+def unreadable(error: OSError | ValueError | yaml.YAMLError) -> str:
+    """Why there are no settings to be read, without the parser's own affairs."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    if isinstance(error, UnicodeDecodeError):
+        return "not a text file"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"not YAML in line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def key_of(change: str) -> str:
@@ -382,4 +401,4 @@ def set_leaf(content: dict[str, Any], change: str) -> None:
     try:
         content[last] = parse(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise RecipeError(f"{change!r}: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{change!r}: {unreadable(error)}") from None

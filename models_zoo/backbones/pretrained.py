@@ -10,7 +10,6 @@ as if it were the whole grid, so that the two can be compared.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,6 +22,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from models_zoo.cards import InputSpec
+from models_zoo.names import closest
 
 PREFIX = "torchvision/"
 
@@ -36,7 +36,7 @@ def find(name: str) -> tuple[str, WeightsEnum]:
     known = list_models(module=torchvision.models)
     network, _, wanted = name.removeprefix(PREFIX).partition("/")
     if not name.startswith(PREFIX) or network not in known:
-        near = difflib.get_close_matches(network.rpartition("/")[2], known, 3, 0.4)
+        near = closest(network.rpartition("/")[2], known)
         hint = " or ".join(PREFIX + each for each in near or ("resnet50", "vit_b_16"))
         raise ValueError(f"unknown backbone {name!r}; did you mean {hint}?")
     weights = get_model_weights(network)

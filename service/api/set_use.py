@@ -43,9 +43,10 @@ async def use_set(
             async with asyncio.timeout(until - time.perf_counter()):
                 stored = await _read(store, caller, set_id)
         except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {timeout:.1f} s") from None
+            raise DeadlineExceeded(f"no answer within {timeout:g} s") from None
         rest = max(0.0, until - time.perf_counter())
-        async with classifier.admission.admit(images(stored), rest, slow) as deadline:
+        permit = classifier.admission.admit(images(stored), rest, slow, asked_s=timeout)
+        async with permit as deadline:
             try:
                 return await work(stored, deadline)
             except SetChanged:

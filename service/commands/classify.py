@@ -42,11 +42,17 @@ class Options:
     save: Path | None = None
     orders: int | None = None
 
+    @property
+    def only_save(self) -> bool:
+        """Nothing is asked but the classifier itself."""
+        shown = self.as_json or self.attention is not None
+        return self.save is not None and not self.queries and not shown
+
 
 def run(options: Options) -> None:
     """Print the predictions. User errors exit with code 2."""
     with user_errors(), quiet_log():
-        with local_classifier(options.zoo, options.device) as classifier:
+        with local_classifier(options.model, options.zoo, options.device) as classifier:
             outcome = asyncio.run(_classify(classifier, options))
             if options.save is not None:
                 with named("--save", options.save):
@@ -55,7 +61,7 @@ def run(options: Options) -> None:
             mode = AttentionMode.maps if options.attention else AttentionMode.none
             answer = build(outcome, mode, options.top_k, classifier.settings)
             sys.stdout.write(answer.model_dump_json(indent=2) + "\n")
-        else:
+        elif not options.only_save:
             Console().print(_table(outcome, options.top_k))
         if options.attention is not None:
             with named("--attention", options.attention):
@@ -68,12 +74,17 @@ def run(options: Options) -> None:
 async def _classify(classifier: Classifier, options: Options) -> Outcome:
     if options.save is not None and options.orders is not None:
         raise InvalidRequest("a saved classifier has learned in one order: omit --orders or --save")
-    # An unknown model, and what it does not take, is told before files are read.
+    # What the model does not take is told before files are read.
     _check(options, classifier.models.card(options.model))
+    support = examples(classifier, options.support)
+    if options.only_save and support:
+        asked = [support[0].upload]  # a model learns when it is asked; any image will do
+    else:
+        asked = queries(query_files(options.queries))
     ask = Ask(
         options.model,
-        tuple(examples(classifier, options.support)),
-        tuple(queries(query_files(options.queries))),
+        tuple(support),
+        tuple(asked),
         options.steps,
         options.inner_lr,
         options.orders,

@@ -53,8 +53,10 @@ def list_keys(data_dir: Path | None, as_json: bool) -> None:
         return
     table = Table(title=f"{len(found)} {'key' if len(found) == 1 else 'keys'}")
     table.add_column("Id", no_wrap=True)
-    for column in ("Name", "Scopes", "A minute", "A day", "Made", "Revoked"):
-        table.add_column(column)
+    for column in ("Name", "Scopes", "A minute", "A day"):
+        table.add_column(column, overflow="fold")
+    for column in ("Made", "Revoked"):
+        table.add_column(column, no_wrap=True)
     for key in found:
         table.add_row(
             key.id,
@@ -111,7 +113,7 @@ def _database(data_dir: Path | None, make: bool = False) -> Iterator[Database]:
     is not there is an error unless `make`."""
     with user_errors(), quiet_log():
         settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
-        check_data_dir(settings)
+        check_data_dir(settings, make)
         database = Database(settings.database, threads=1)
         new = database.missing
         if new and not make:
@@ -137,4 +139,4 @@ def _scopes(text: str) -> list[Scope]:
 
 
 def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from zipfile import is_zipfile
 
+from models_zoo.cards import find_card
 from service.archives import ArchiveLimits, Member, read_archive, read_folder
 from service.classifier import Classifier
 from service.commands.paths import check_zoo, named
@@ -17,11 +18,14 @@ from service.tasks import Example, clean_label
 
 
 @contextmanager
-def local_classifier(zoo: Path | None, device: str | None) -> Iterator[Classifier]:
-    """A classifier under the user's settings, but for what is given here; closed afterwards."""
+def local_classifier(model: str, zoo: Path | None, device: str | None) -> Iterator[Classifier]:
+    """A classifier under the user's settings, but for what is given here; closed afterwards.
+
+    Raises `ZooError` where it has no such `model`."""
     chosen = {"zoo": zoo, "device": device}
     settings = Settings(**{k: v for k, v in chosen.items() if v is not None})  # type: ignore[arg-type]
     check_zoo(settings.zoo)
+    find_card(model, settings.zoo)
     classifier = Classifier(settings)
     classifier.start()
     try:

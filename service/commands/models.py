@@ -32,16 +32,18 @@ def list_models(zoo: Path | None, as_json: bool) -> None:
         if as_json:
             write_json([card.model_dump(mode="json") for card in cards])
             return
-        table = Table(title=f"{len(cards)} {'model' if len(cards) == 1 else 'models'}")
+        table = Table(
+            title=f"{len(cards)} {'model' if len(cards) == 1 else 'models'}",
+            caption="Accuracy: 5-way 1-shot, of queries one by one; on Omniglot, "
+            "turned classes too.\nAll about one: fewshot models show MODEL",
+        )
         # Ids are for copying: they are never cut.
         table.add_column("Model", no_wrap=True)
-        for column in ("Learner", "Backbone", "Images", "Classes", "Accuracy"):
+        for column in ("Data set", "Classes", "Accuracy"):
             table.add_column(column)
         for card in cards:
-            best = _accuracy(card.accuracy[0]) if card.accuracy else "not measured"
-            table.add_row(
-                card.id, card.learner, card.backbone, _input(card), f"2-{card.limits.max_way}", best
-            )
+            data = card.training.dataset if card.training else "pretrained"
+            table.add_row(card.id, data, f"2-{card.limits.max_way}", _usual(card))
         Console().print(table)
 
 
@@ -104,8 +106,9 @@ def verify_models(entries: list[str], zoo: Path | None, as_json: bool) -> None:
     with user_errors():
         found: dict[str, str] = {}
         known = _names(zoo)
-        if unknown := [entry for entry in entries if entry not in known]:
-            raise ZooError(f"unknown model {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+        for entry in entries:
+            if entry not in known:
+                find_card(entry, _root(zoo))  # says so
         for entry in entries or known:
             try:
                 verify(load_card(_root(zoo) / entry), _root(zoo))
@@ -141,10 +144,20 @@ def _input(card: Card) -> str:
 
 
 def _accuracy(measured: Accuracy) -> str:
-    return (
-        f"{measured.mean:.2%} ± {measured.ci95:.2%} "
-        f"({measured.way}-way {measured.shot}-shot, {measured.tasks} tasks)"
-    )
+    return f"{_score(measured)} ({measured.way}-way {measured.shot}-shot, {measured.tasks} tasks)"
+
+
+def _usual(card: Card) -> str:
+    """5-way 1-shot by the usual protocol, as in the README."""
+    wanted = (5, 1, None)
+    for row in card.accuracy:
+        if row.standard and (row.way, row.shot, row.presentation) == wanted:
+            return _score(row)
+    return "not measured"
+
+
+def _score(measured: Accuracy) -> str:
+    return f"{measured.mean:.2%} ± {measured.ci95:.2%}"
 
 
 def _test_of(measured: Accuracy) -> str:

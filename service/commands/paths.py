@@ -51,8 +51,8 @@ def check_zoo(zoo: Path) -> None:
         fail(f"{zoo} is not a folder; --zoo wants a folder of zoo entries")
 
 
-def check_data_dir(settings: Settings) -> None:
-    """A missing folder is made. Raises `typer.Exit` where one cannot be."""
+def check_data_dir(settings: Settings, make: bool = False) -> None:
+    """Raises `typer.Exit` where the folder cannot be one or, with `make`, cannot be made."""
     folder = settings.data_dir
     if folder is None:
         return
@@ -60,6 +60,11 @@ def check_data_dir(settings: Settings) -> None:
     there = next((path for path in (folder, *folder.parents) if path.exists()), None)
     if there is not None and not there.is_dir():
         fail(f"--data-dir: {there} is a file; name a folder")
+    if make and not settings.database_url.get_secret_value():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"--data-dir: {folder} cannot be made ({error.strerror}); name another folder")
 
 
 def _reason(error: OSError, path: Path) -> str:

@@ -179,7 +179,7 @@ def vectors_of(features: Floats) -> Floats:
 @contextmanager
 def _asking(model: str, zoo: Path | None, device: str | None) -> Iterator[tuple[Classifier, Card]]:
     """A classifier and the entry's card; user errors become one line."""
-    with user_errors(), quiet_log(), local_classifier(zoo, device) as classifier:
+    with user_errors(), quiet_log(), local_classifier(model, zoo, device) as classifier:
         yield classifier, classifier.models.card(model)
 
 

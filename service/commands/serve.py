@@ -30,7 +30,10 @@ from service.http import Connection
 from service.lifecycle import TAIL_S
 from service.memory import share_arenas
 from service.metrics import MULTIPROCESS
+from service.problems import StoreUnavailable
 from service.settings import Settings, from_arguments
+from service.store.database import Database
+from service.store.keys import Keys
 from service.store.store import Store
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -59,7 +62,7 @@ def run(arguments: Sequence[str]) -> None:
     with user_errors():
         settings = from_arguments(arguments)
         check_zoo(settings.zoo)
-        check_data_dir(settings)
+        check_data_dir(settings, make=True)
         _require(settings)
         logging.config.dictConfig(logs.configuration(settings))
         listener = _listen(settings)
@@ -82,7 +85,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     host, port = listener.getsockname()[:2]
     models = sorted(path.parent.name for path in settings.zoo.glob(f"*/{CARD_NAME}"))
-    sys.stdout.write(welcome(host, port, models))
+    sys.stdout.write(welcome(host, port, models, closed=_closed(settings)))
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # uvicorn has shut down by now and passes the signal on
         if app is not None:
@@ -113,8 +116,25 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-def welcome(host: str, port: int, models: list[str], samples: Path = SAMPLES) -> str:
-    """The addresses, and an example that works when pasted into a shell."""
+def _closed(settings: Settings) -> bool:
+    """Whether requests need an API key; a database that does not answer leaves it open here."""
+    if settings.auth != "auto":
+        return settings.auth == "required"
+    with quiet_log():  # the application says what is wrong with the database
+        database = Database(settings.database, threads=1)
+        try:
+            return not database.missing and Keys(database).any()
+        except StoreUnavailable:
+            return False
+        finally:
+            database.close()
+
+
+def welcome(
+    host: str, port: int, models: list[str], samples: Path = SAMPLES, closed: bool = False
+) -> str:
+    """The addresses, and an example that works when pasted into a shell; where the service is
+    `closed`, with an API key in place of KEY."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     base = f"http://{name}:{port}"
     lines = [
@@ -125,13 +145,17 @@ def welcome(host: str, port: int, models: list[str], samples: Path = SAMPLES) ->
     if models and samples.is_dir():
         files = [(path.parent.name, path) for path in sorted(samples.glob("support/*/1.png"))]
         model = SHOWN if SHOWN in models else models[0]
-        parts = [f"curl {base}/v1/predictions -F model={model}"]
+        parts = [f"curl {base}/v1/predictions"]
+        if closed:
+            parts.append("-H 'Authorization: Bearer KEY'")
+        parts.append(f"-F model={model}")
         for label, path in files:
             image = shlex.quote(f"support_images=@{path}")
             parts.append(f"-F {image} -F {shlex.quote(f'support_labels={label}')}")
         query = sorted(samples.glob("queries/*.png"))[0]
         parts.append(f"-F {shlex.quote(f'query_images=@{query}')}")
-        lines += ["Try it:", "  " + " \\\n    ".join(parts)]
+        advice = ", with your API key for KEY" if closed else ""
+        lines += [f"Try it{advice}:", "  " + " \\\n    ".join(parts)]
     return "\n".join(lines) + "\n\n"
 
 

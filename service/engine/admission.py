@@ -36,12 +36,17 @@ class Admission:
 
     @asynccontextmanager
     async def admit(
-        self, images: int, timeout_s: float | None = None, gradient: bool = False
+        self,
+        images: int,
+        timeout_s: float | None = None,
+        gradient: bool = False,
+        *,
+        asked_s: float | None = None,
     ) -> AsyncIterator[float]:
         """Hold a permit for `images` images, and a deadline for what is done under it.
 
         Gives the deadline as a time of `time.perf_counter`; `timeout_s` is the caller's own wish,
-        `gradient` whether gradient steps are part of it.
+        or what is left of it where `asked_s` was, `gradient` whether gradient steps are part of it.
         Raises `Overloaded` with Retry-After, or `DeadlineExceeded`.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
@@ -52,7 +57,7 @@ class Admission:
             async with asyncio.timeout(timeout_s):
                 yield start + timeout_s
         except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {timeout_s:.1f} s") from None
+            raise DeadlineExceeded(f"no answer within {asked_s or timeout_s:g} s") from None
         else:
             # Others were served meanwhile, so this counts the wait that a newcomer would see.
             seconds = (time.perf_counter() - start) / max(1, self.held)

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from models_zoo.cards import CARD_NAME, Card, ZooError, load_card
+from models_zoo.names import unknown
 from service.engine.events import Events
 from service.engine.runtime import Runtime
 from service.problems import ModelUnavailable, UnknownModel
@@ -59,8 +60,8 @@ class Models:
                 log.warning("entry left out: %s", error)
         for entry in self._pinned:
             if entry not in self.cards:
-                known = ", ".join(self.cards) or "none"
-                raise ZooError(f"pinned model {entry!r} is not in the zoo; known: {known}")
+                listed = "`fewshot models list`"
+                raise ZooError(unknown("pinned model", entry, self.cards, listed))
 
     def start(self) -> None:
         """Begin to load the pinned models, in the background."""
@@ -74,9 +75,8 @@ class Models:
         try:
             return self.cards[entry]
         except KeyError:
-            known = ", ".join(self.cards) or "none"
             shown = entry[:64] if entry.isprintable() else "with unprintable characters"
-            detail = f"no model {shown!r}; known: {known}"
+            detail = unknown("model", shown, self.cards, "`GET /v1/models`")
             raise UnknownModel(detail, known=list(self.cards)) from None
 
     def gradient(self, *entries: str) -> bool:

@@ -286,7 +286,11 @@ def test_it_gives_up_in_the_end_and_does_not_wait_for_ever(server: Server) -> No
     with client, pytest.raises(Unavailable):
         client.models()
     assert line.sent == 1
-    with pytest.raises(ConnectionFailed), Client("http://127.0.0.1:9", retry=Retry(0)) as nobody:
+    address = "http://name:secret@127.0.0.1:9"
+    with (
+        pytest.raises(ConnectionFailed, match=r"^http://127\.0\.0\.1:9: .*refused"),
+        Client(address, retry=Retry(0)) as nobody,
+    ):
         nobody.models()
 
 

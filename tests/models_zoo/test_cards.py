@@ -199,9 +199,10 @@ def test_entries_are_found_by_id_and_listed_in_order(tmp_path: Path) -> None:
     assert list(list_cards(tmp_path)) == ["a", "b", "c"]
     assert find_card("b", tmp_path).id == "b"
     for name in ("d", "empty", "../b", "", "."):
-        with pytest.raises(ZooError, match="known: a, b, c"):
+        listed = f"`fewshot models list --zoo {tmp_path}` names all"
+        with pytest.raises(ZooError, match=f"unknown model '{name}'; {listed}"):
             find_card(name, tmp_path)
-    with pytest.raises(ZooError, match="known: none"):
+    with pytest.raises(ZooError, match="unknown model 'a'"):
         find_card("a", tmp_path / "nowhere")
     with pytest.raises(ZooError, match=r"no card\.json"):
         load_card(tmp_path / "empty")

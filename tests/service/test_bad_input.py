@@ -11,6 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from service.images import Upload
+from service.problems import FileRef, LabelCount
+from service.tasks import pair
 from tests.service.asking import ask, assert_problem, encoded, noise, task, zipped
 
 QUERY = [encoded(noise(99))]
@@ -101,16 +104,23 @@ def test_faulty_tasks(
     assert_problem(ask(client, support, queries, **fields), status, kind)
 
 
+def test_one_of_a_kind_reads_well(client: TestClient) -> None:
+    alone = ask(client, task()[:1], QUERY)
+    assert assert_problem(alone, 422, "one-class")["detail"].startswith("all support images are of")
+    with pytest.raises(LabelCount, match="support images: 2, labels: 1; send one label per image"):
+        pair([Upload(FileRef("support", i, "x"), b"") for i in range(2)], ["cat"], 9)
+
+
 def test_an_unknown_model_lists_the_known_ones(client: TestClient) -> None:
     for response in (
-        ask(client, task(), QUERY, model="nope"),
-        client.get("/v1/models/nope"),
+        ask(client, task(), QUERY, model="meany"),
+        client.get("/v1/models/meany"),
     ):
-        assert assert_problem(response, 404, "unknown-model")["known"] == [
-            "attentive",
-            "descent",
-            "mean",
-        ]
+        problem = assert_problem(response, 404, "unknown-model")
+        assert problem["known"] == ["attentive", "descent", "mean"]
+        assert problem["detail"] == (
+            "unknown model 'meany'; did you mean mean? `GET /v1/models` names all"
+        )
 
 
 BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {

@@ -111,6 +111,15 @@ def test_the_queue_is_counted_in_images_and_says_when_to_return() -> None:
     asyncio.run(scenario())
 
 
+def test_a_deadline_is_told_as_it_was_asked_for_however_little_is_left_of_it() -> None:
+    async def scenario() -> None:
+        with pytest.raises(DeadlineExceeded, match=r"no answer within 0\.02 s"):
+            async with Admission(10, timeout_s=5).admit(1, timeout_s=0.0, asked_s=0.02):
+                await asyncio.sleep(1)
+
+    asyncio.run(scenario())
+
+
 def test_the_largest_request_leaves_half_of_the_queue_to_the_others() -> None:
     async def scenario() -> None:
         admission = Admission(10, timeout_s=5)

@@ -53,7 +53,7 @@ def test_the_client_finds_the_server_and_its_models(triton: InferenceServerClien
     assert triton.get_model_metadata("mean", version)["inputs"][0]["shape"] == [-1, -1, 1, 16, 16]
     for wrong in (("mean", "9"), ("none", ""), ("descent.encode", "")):
         assert not triton.is_model_ready(*wrong)
-    with pytest.raises(InferenceServerException, match="no model 'none'"):
+    with pytest.raises(InferenceServerException, match="unknown model 'none'"):
         triton.get_model_metadata("none")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -275,7 +276,7 @@ def test_an_answer_about_a_key_is_believed_only_for_a_moment(
 
 
 def _fewshot(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"FEWSHOT_DATA_DIR": str(folder)}
+    environment = os.environ | {"FEWSHOT_DATA_DIR": str(folder), "COLUMNS": "120"}
     return subprocess.run(
         [sys.executable, str(ROOT / "fewshot.py"), "keys", *arguments],
         capture_output=True, text=True, env=environment, cwd="/",
@@ -312,6 +313,20 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(zoo: Path, tmp_pat
     plain = _fewshot(tmp_path, "create", "plain")
     assert plain.stdout.startswith("fewshot_")
     assert plain.stdout.count("\n") == 1
+
+
+def test_no_date_or_scope_is_cut_in_a_narrow_table(tmp_path: Path) -> None:
+    limits = ("--rate-per-minute", "60000", "--daily-quota", "1000000")
+    made = _fewshot(
+        tmp_path, "create", "web shop of the north", "--scopes", "read,write,admin", *limits
+    )
+    assert made.returncode == 0, made.stderr
+    assert _fewshot(tmp_path, "revoke", f"key_{made.stdout.split('_')[1]}").returncode == 0
+    narrow = {"COLUMNS": "80", "FEWSHOT_DATA_DIR": str(tmp_path)}
+    table = CliRunner().invoke(fewshot, ["keys", "list"], env=narrow).stdout
+    assert "…" not in table
+    assert max(map(len, table.splitlines())) <= 80
+    assert len(re.findall(r" \d{4}-\d\d-\d\d ", table)) == 2
 
 
 def test_the_database_is_named_and_made_by_create_alone(tmp_path: Path) -> None:

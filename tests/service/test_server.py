@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
@@ -17,13 +17,18 @@ import pytest
 import uvicorn
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from typer.testing import CliRunner
 
+from fewshot import app as fewshot
 from service import http
 from service.commands.serve import _listen
 from service.engine.events import Events
 from service.http import Connection
 from service.middleware import AnswerLimit
 from service.settings import Settings
+from service.store.database import Database
+from service.store.keys import Keys
+from service.store.keys import Scope as KeyScope
 from tests.service.asking import assert_problem
 from tests.service.process import PATIENCE, ROOT, serving
 
@@ -41,6 +46,27 @@ def test_the_printed_example_works_when_pasted(server: tuple[str, str]) -> None:
     command = welcome[welcome.index("curl") :].split("\n\n")[0]
     done = subprocess.run(["bash", "-c", command], cwd="/", capture_output=True, text=True)
     assert '"classes":["cross","hook","loop"]' in done.stdout, done.stderr
+
+
+def test_where_there_are_keys_the_printed_example_sends_one(zoo: Path, tmp_path: Path) -> None:
+    with closing(Database(tmp_path / "fewshot.sqlite3", threads=1)) as database:
+        _, key = Keys(database).create("page", [KeyScope.write])
+    with serving(zoo, tmp_path, "--data-dir", tmp_path) as server:
+        welcome = server.log.read_text()
+        assert "Try it, with your API key for KEY:" in welcome
+        command = welcome[welcome.index("curl") :].split("\n\n")[0].replace("KEY", key)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert '"classes":["cross","hook","loop"]' in done.stdout, done.stderr
+
+
+def test_a_data_folder_that_cannot_be_made_is_one_clear_line(zoo: Path) -> None:
+    if not Path("/proc").is_dir():
+        pytest.skip("a place where nobody may make a folder")
+    arguments = ["serve", "--zoo", str(zoo), "--port", "0", "--data-dir", "/proc/x"]
+    refused = CliRunner().invoke(fewshot, arguments)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("fewshot: --data-dir: /proc/x cannot be made (")
+    assert refused.stderr.count("\n") == 1
 
 
 def test_a_chunked_upload_over_the_limit_gets_its_413(server: tuple[str, str]) -> None:
@@ -93,7 +119,7 @@ def test_a_taken_port_is_one_clear_line(server: tuple[str, str], zoo: Path) -> N
     ("flags", "line"),
     [
         (("--database-url", "mysql://x"), "the database must be sqlite:/// or postgresql://"),
-        (("--pinned-models", "no-such"), "pinned model 'no-such' is not in the zoo; known: .*"),
+        (("--pinned-models", "no-such"), "unknown pinned model 'no-such'; .*"),
     ],
 )
 def test_what_cannot_be_served_is_one_clear_line_from_any_number_of_workers(

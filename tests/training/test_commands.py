@@ -437,11 +437,14 @@ def test_missing_and_broken_things_are_one_line_and_exit_code_2(
         (["train", source, "--out", text, "--data", made_data], "text.txt"),
         (["export", tmp_path / "nowhere", *zoo], "nowhere"),
         (["export", empty, *zoo], "recipe.yaml"),
-        (["evaluate", "nothing", *zoo, "--data", made_data], "known: tiny-prototypical"),
+        (["evaluate", "nothing", *zoo, "--data", made_data], "unknown model 'nothing'"),
         (["evaluate", ENTRY, *zoo, "--way", 5, "--data", made_data], "at most 4"),
         (["evaluate", ENTRY, *zoo, "--way", 4, "--shot", 9, "--data", made_data], "8"),
         (["evaluate", ENTRY, *zoo, "--way", 2, "--data", tmp_path / "nowhere"], "nowhere"),
-        (["evaluate", ENTRY, *zoo, "--way", 2, "--presentation", 1], "on the way"),
+        (
+            ["evaluate", ENTRY, *zoo, "--way", 2, "--presentation", 1, "--data", made_data],
+            "on the way",
+        ),
     ]:
         assert_one_line(fewshot(*arguments), message)
     if not torch.cuda.is_available():

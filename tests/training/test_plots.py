@@ -268,6 +268,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(command: str, tmp_path: Path) -> 
         assert_one_line(plot(command, *arguments), message)
 
 
+def test_a_run_cut_short_before_its_first_validation_says_what_counts(tmp_path: Path) -> None:
+    run = run_with(tmp_path / "short", trajectory={1: torch.tensor(1.0)})
+    assert_one_line(plot("validation", run), "every `validation.every` steps count")
+
+
 def test_without_matplotlib_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(file: Path, zoo: Path, tmp_pat
     check(add(new, entry="../out"), "is no id")
     check(add(new, "--weights", tmp_path / "none.pth"), "no such file")
     check(add(new, "--weights", text), "no weights in it")
+    assert "weights_only" not in add(new, "--weights", text).stderr
     check(add(new, "--weights", whole), "not a state dict")
     check(add(new, "--weights", other), "conv1.weight has no place in this one")
     check(add(new, "--weights", short), "conv5.0.weight is missing")

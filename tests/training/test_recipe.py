@@ -111,7 +111,7 @@ def test_settings_may_be_changed_one_by_one(tmp_path: Path) -> None:
         ("steps=[", "steps=["),
         ("steps=many", "steps: "),
         ("episodes.tsks=3", "--set episodes.tsks=3: episodes.tsks: there is no such setting"),
-        ("episodes.ways=20", "a list is wanted, as in [20]"),
+        ("episodes.ways=20", "a list of whole numbers is wanted, as in [20]"),
         ("objective=reptile", "as in objective.name="),
         ("id=2021-99-99", "month"),
         ("optimizer.lr=.nan", "optimizer.lr: "),
@@ -223,19 +223,47 @@ def test_a_wrong_recipe_names_the_setting_in_one_line(
     assert "\n" not in str(told.value)
 
 
-def test_a_recipe_that_is_not_there_names_the_shipped_ones() -> None:
-    with pytest.raises(RecipeError, match="prototypical-omniglot"):
+def test_a_misspelt_setting_is_named_rather_than_the_one_that_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(wrong(steps=None, stepz=3)))
+    with pytest.raises(RecipeError, match="stepz: there is no such setting"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(("value", "example"), [("twenty", "[20]"), ("7", "[7]")])
+def test_a_list_is_asked_for_by_an_example_that_works(value: str, example: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(f"whole numbers is wanted, as in {example}")):
+        load_recipe("maml-omniglot", [f"episodes.ways={value}"])
+    load_recipe("maml-omniglot", [f"episodes.ways={example}"])
+
+
+def test_a_recipe_that_is_not_there_names_what_comes_closest() -> None:
+    with pytest.raises(RecipeError) as told:
         load_recipe("prototypical-omniglt")
+    start = "unknown recipe 'prototypical-omniglt'; did you mean prototypical-omniglot"
+    assert str(told.value).startswith(start)
+    assert str(told.value).count("omniglot") <= 3
+    with pytest.raises(RecipeError, match=r"unknown recipe 'zzz'; shipped: .*maml-omniglot"):
+        load_recipe("zzz")
+    with pytest.raises(RecipeError, match=r"^mine\.yaml: no such file$"):
+        load_recipe("mine.yaml")
 
 
 @pytest.mark.parametrize(
-    "data", [b"a: [1", b"a: b: c", b"\xff\xfe\x00", b"a: !!python/object:os.x"]
+    ("data", "reason"),
+    [
+        (b"\na: [1", "not YAML in line 2: expected ',' or ']'"),
+        (b"a: b: c", "not YAML in line 1: mapping values are not allowed here"),
+        (b"\xff\xfe\x00", "not a text file"),
+        (b"a: !!python/object:os.x", "not YAML in line 1: could not determine a constructor"),
+    ],
 )
-def test_what_is_no_yaml_is_told_in_one_line(data: bytes, tmp_path: Path) -> None:
+def test_what_is_no_yaml_is_told_in_one_line(data: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(data)
     with pytest.raises(RecipeError) as told:
         load_recipe(path)
+    assert str(told.value).startswith(f"{path}: {reason}")
     assert "\n" not in str(told.value)
 
 

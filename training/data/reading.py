@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from models_zoo.cards import InputSpec
 from training.data.store import DataError
@@ -81,6 +81,8 @@ def decode(data: bytes, where: str) -> Image.Image:
         image.load()
     except DataError:
         raise
+    except UnidentifiedImageError:  # its words name an object in memory
+        raise DataError(f"{where}: not a readable image; mend or remove it") from None
     except (Exception, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: not a readable image ({error})") from None
     return image

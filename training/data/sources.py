@@ -66,14 +66,14 @@ def data_roots(root: Path | None = None) -> tuple[Path, ...]:
 def locate(source: Source, root: Path | None = None, download: bool = False) -> tuple[Path, ...]:
     """The files of a data set. Raises `DataError` when they are in none of the folders."""
     if source.explicit and root is None:
-        raise DataError(f"{source.name}: say where the data are ({source.wanted})")
+        raise DataError(f"{source.name}: say where the data are by --data: {source.wanted}")
     roots = data_roots(root)
     for place in roots:
         if files := source.find(place):
             return files
     looked = ", ".join(str(place.absolute()) for place in roots)
     if source.explicit:
-        raise DataError(f"{looked}: not {source.wanted}")
+        raise DataError(f"{looked}: not {source.wanted}; name one by --data")
     if download and source.download:
         try:
             roots[0].mkdir(parents=True, exist_ok=True)
@@ -83,8 +83,9 @@ def locate(source: Source, root: Path | None = None, download: bool = False) -> 
         if files := source.find(roots[0]):
             return files
         raise DataError(f"{source.name}: the download left no {source.wanted} in {roots[0]}")
-    advice = "or let --download fetch it" if source.download else "(they are not free to download)"
+    named = "--data or FEWSHOT_DATA" if root is None else "--data"
+    advice = ", or let --download fetch it" if source.download else " (not free to download)"
     raise DataError(
         f"{source.name}: no data in {looked}; put {source.wanted} there, "
-        f"or name their folder with FEWSHOT_DATA {advice}"
+        f"or name their folder by {named}{advice}"
     )

@@ -10,7 +10,8 @@ from training.plots.reading import names_of, series_of
 
 def draw(runs: list[Path], path: Path) -> None:
     """Draw `path` and its CSV. Raises `CheckpointError` where a run has no history."""
-    curves = [series_of(run, "validation") for run in runs]
+    hint = "only validations every `validation.every` steps count, and the last: let it train on"
+    curves = [series_of(run, "validation", hint) for run in runs]
     names = names_of(runs)
     with picture(path) as (_, axes):
         for number, (name, (steps, values)) in enumerate(zip(names, curves, strict=True)):

@@ -125,7 +125,8 @@ def test_a_class_cannot_train_and_test(make):
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_broken_image_is_named(make, zipped):
     root = make(["a/1.png", "b/1.png"], zipped, [("b/broken.png", b"not an image")])
-    with pytest.raises(DataError, match=r"own.*b/broken\.png: not a readable image"):
+    line = r"own.*b/broken\.png: not a readable image; mend or remove it$"
+    with pytest.raises(DataError, match=line):
         load(root)
 
 
@@ -214,7 +215,7 @@ def test_no_images_and_no_place(tmp_path):
     (tmp_path / "own").mkdir()
     with pytest.raises(DataError, match="one sub-folder of images per class"):
         load(tmp_path / "own")
-    with pytest.raises(DataError, match="nowhere: not a folder or a zip"):
+    with pytest.raises(DataError, match=r"nowhere: not a folder or a zip .*; name one by --data"):
         load(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="say where the data are"):
+    with pytest.raises(DataError, match="say where the data are by --data: a folder or a zip"):
         load_dataset("folder")

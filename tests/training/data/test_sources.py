@@ -65,8 +65,11 @@ def test_missing_data_say_where_and_what():
     message = str(caught.value)
     assert str(Path("data").absolute()) in message
     assert "images_background.zip" in message
-    assert "FEWSHOT_DATA" in message
+    assert "by --data or FEWSHOT_DATA, or let --download fetch it" in message
     assert "\n" not in message
+    with pytest.raises(DataError) as caught:
+        load_dataset("miniimagenet", root=Path("elsewhere"))
+    assert str(caught.value).endswith("name their folder by --data (not free to download)")
 
 
 def test_an_unknown_data_set_names_the_known_ones():
