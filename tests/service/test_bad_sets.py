@@ -299,6 +299,17 @@ def test_bodies_that_are_no_patch(client: TestClient, set_id: str, body: bytes) 
     assert response.headers["content-type"] == "application/problem+json"
 
 
+def test_of_many_faults_the_first_ones_are_told(client: TestClient, set_id: str) -> None:
+    labels = {f"label {index}": index for index in range(10_000)}
+    answer = client.patch(f"{SETS}/{set_id}", json={"labels": labels})
+    document = assert_problem(answer, 422, "invalid-request")
+    assert [fault["field"] for fault in document["errors"]] == [
+        f"labels.label {index}" for index in range(20)
+    ]
+    assert document["detail"].endswith("; and 9980 more")
+    assert len(answer.content) < 5000
+
+
 def test_a_body_over_the_limit_is_413(client: TestClient, set_id: str) -> None:
     huge = [("a", bytes(3 << 20))]
     assert_problem(make_set(client, huge), 413, "body-too-large")
