@@ -6,10 +6,12 @@ On both databases: what one swallows, such as a NUL in a text, the other may ref
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +120,45 @@ def test_what_is_wrong_in_an_archive_does_not_sink_the_rest(client: TestClient, 
         if one["problem"]:
             where = {"field": "archive", "index": one["index"], "name": one["filename"]}
             assert one["problem"]["file"] == where
+
+
+@pytest.mark.parametrize("where", ["name", "pixels", "checksum"])
+def test_a_flipped_byte_in_an_archive_harms_one_image(client: TestClient, where: str) -> None:
+    files = {f"a/{index}.png": encoded(noise(80 + index)) for index in range(3)}
+    data = bytearray(zipped(files))
+    local = data.find(b"PK\x03\x04", 4)  # of the second file
+    data[local + {"name": 31, "pixels": 80, "checksum": 14}[where]] ^= 1
+    if where == "checksum":
+        data[data.find(b"PK\x01\x02", data.find(b"PK\x01\x02") + 4) + 16] ^= 1
+    made = make_set(client, archive=bytes(data))
+    assert made.status_code == 201, made.text
+    found = [one["problem"] and one["problem"]["type"] for one in made.json()["results"]]
+    assert found == [None, "urn:fewshot:problem:bad-archive", None]
+    assert made.json()["results"][1]["problem"]["file"] == {
+        "field": "archive", "index": 1, "name": "a/1.png",
+    }  # fmt: skip
+    assert_problem(ask(client, queries=QUERY, archive=bytes(data)), 422, "bad-archive")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_path_that_is_twice_in_an_archive_is_told(client: TestClient) -> None:
+    """Else one of the two images would be lost without a word."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for index, name in enumerate(
+            ("a/", "a/", "a/1.png", "b/1.png", "a//1.png", "b/.x", "b/.x")
+        ):
+            archive.writestr(name, b"" if name.endswith("/") else encoded(noise(90 + index)))
+    made = make_set(client, archive=buffer.getvalue())
+    assert made.status_code == 201, made.text
+    assert [
+        (one["filename"], one["problem"] and one["problem"]["type"].rpartition(":")[2])
+        for one in made.json()["results"]
+    ] == [("a/1.png", "bad-archive"), ("b/1.png", None)]
+    document = assert_problem(
+        ask(client, queries=QUERY, archive=buffer.getvalue()), 422, "bad-archive"
+    )
+    assert "a/1.png is there more than once" in document["detail"]
 
 
 def test_one_label_for_all_is_offered_where_it_is_taken(client: TestClient) -> None:
