@@ -255,6 +255,20 @@ def test_faulty_fields_make_no_set(client: TestClient, fields: dict[str, object]
     assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
 
 
+def test_misspelt_fields_are_named_and_make_no_set(client: TestClient, set_id: str) -> None:
+    before = len(client.get(SETS, params={"limit": 100}).json()["support_sets"])
+    files = [("image", ("a.png", encoded(noise(1))))]
+    for refused, named in (
+        (client.post(SETS, data={"label": "a"}, files=files), "label, image; there are "),
+        (client.post(SETS, data={"nam": "a"}), "nam; there are "),
+        (ask_set(client, set_id, QUERY, topk="1"), "topk; there are model, "),
+        (client.post(f"{SETS}/{set_id}/evaluations", data={"model": "mean"}), "model; there are "),
+    ):
+        detail = assert_problem(refused, 422, "invalid-request")["detail"]
+        assert detail.startswith(f"no such field: {named}")
+    assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
+
+
 def test_names_are_data_and_never_statements_or_headers(client: TestClient) -> None:
     evil = "x'); DROP TABLE support_sets; -- \" ; ../../etc %00 <script>"
     files = [("images", (evil + "\r\nX-Evil: 1", encoded(noise(7))))]
