@@ -25,6 +25,17 @@ from service.problems import (
 _ENTRY, _END, _ZIP64 = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x07"
 _END_BYTES, _ENTRY_BYTES, _MAX_PATH, _MAX_DEPTH = 22, 46, 1024, 16
 _JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+#: What `zipfile` raises over bytes that are not as they should be.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    ValueError,  # UnicodeDecodeError among them
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,8 @@ def archive_size(data: bytes, ref: FileRef, limits: ArchiveLimits) -> int:
     """What an archive counts for in the queue, before it is unpacked: its files, or the MiB that it
     says they have where those are more. Raises `BadArchive` or `ArchiveTooLarge`."""
     with _opened(data, ref, limits) as archive:
-        files = [
-            info for path, info in _listing(archive, ref, limits).items() if _is_file(path, info)
-        ]
+        entries, _ = _listing(archive, ref, limits)
+        files = [info for path, info in entries.items() if _is_file(path, info)]
         return max(len(files), sum(info.file_size for info in files) >> 20)
 
 
@@ -60,17 +70,20 @@ def read_archive(
 ) -> list[Member]:
     """Unpack a zip in memory, sorted by path. Nothing is written to disk.
 
-    A file outside the class folders or a class folder without images is the problem of the `whole`
-    archive, or only its own.
+    A file outside the class folders, a class folder without images, a path that is there twice and
+    a file that cannot be unpacked are the problem of the `whole` archive, or only their own.
 
     The size of the directory, the number of files, the declared sizes and the bytes really
     unpacked are all bounded. Raises `BadArchive`, `ArchiveTooLarge`, `EmptyClass` or `NoSupport`.
     """
     with _opened(data, ref, limits) as archive:
-        entries = _listing(archive, ref, limits)
+        entries, repeated = _listing(archive, ref, limits)
         files = {path: info for path, info in entries.items() if _is_file(path, info)}
         folders = (path for path, info in entries.items() if info.is_dir())
         faults = _faults(files, folders, str(ref), ref)
+        for path in repeated:
+            detail = f"{ref}: {path} is there more than once; give each file a name of its own"
+            faults[path] = BadArchive(detail, file=ref)
         if faults and (whole or not files.keys() - faults.keys()):
             raise next(iter(faults.values()))
         labels = _labels(files.keys() - faults.keys())
@@ -80,7 +93,14 @@ def read_archive(
             if problem := faults.get(path):
                 members.append(Member("", str(path), b"", problem))
                 continue
-            content = _unpack(archive, files[path], left, ref, limits)
+            try:
+                content = _unpack(archive, files[path], left, ref, limits)
+            except _UNREADABLE as error:
+                if whole:
+                    raise
+                problem = BadArchive(f"{ref}: {path} cannot be unpacked: {error}", file=ref)
+                members.append(Member("", str(path), b"", problem))
+                continue
             left -= len(content)
             members.append(Member(labels[path], str(path), content))
         return members
@@ -93,30 +113,28 @@ def _opened(data: bytes, ref: FileRef, limits: ArchiveLimits) -> Iterator[zipfil
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             yield archive
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        ValueError,  # UnicodeDecodeError among them
-        RuntimeError,
-    ) as error:
+    except _UNREADABLE as error:
         raise BadArchive(f"{ref} is not a readable zip: {error}", file=ref) from None
 
 
 def _listing(
     archive: zipfile.ZipFile, ref: FileRef, limits: ArchiveLimits
-) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """Files and folders by path; their number and the sizes that they declare are in order."""
-    entries = {_safe_path(info, ref): info for info in archive.infolist()}
+) -> tuple[dict[PurePosixPath, zipfile.ZipInfo], set[PurePosixPath]]:
+    """Files and folders by path; their number and the sizes that they declare are in order. And the
+    paths of files that are there more than once, of which only the last is among them."""
+    entries: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    repeated = set()
+    for info in archive.infolist():
+        path = _safe_path(info, ref)
+        if path in entries and (_is_file(path, info) or _is_file(path, entries[path])):
+            repeated.add(path)
+        entries[path] = info
     files = [info for path, info in entries.items() if _is_file(path, info)]
     if len(files) > limits.max_files:
         raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
     if sum(info.file_size for info in files) > limits.max_bytes:
         raise _too_large(ref, limits)
-    return entries
+    return entries, repeated
 
 
 def _is_file(path: PurePosixPath, info: zipfile.ZipInfo) -> bool:
@@ -216,8 +234,9 @@ def _safe_path(info: zipfile.ZipInfo, ref: FileRef) -> PurePosixPath:
 def _unpack(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, left: int, ref: FileRef, limits: ArchiveLimits
 ) -> bytes:
+    # No more than it declares: one that lies fails after that, and others may follow it.
     with archive.open(info) as stream:
-        content = stream.read(left + 1)
+        content = stream.read(min(left, info.file_size) + 1)
     if len(content) > left:
         raise _too_large(ref, limits)
     return content

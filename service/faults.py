@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 _WORDS = {"Value error, Expected UploadFile, received: <class 'str'>": "this is text, not a file"}
 _CLIENT_CLOSED = 499  # nobody reads it; it only marks the log line
 _RETRY_AFTER_S = 5
+#: Faults that one answer tells of.
+_MOST_TOLD = 20
 
 
 def install(app: FastAPI) -> None:
@@ -68,12 +70,15 @@ def _not_kept(error: OSError) -> Problem:
 
 def _validation(error: RequestValidationError) -> Problem:
     """Where and what, without the values that were sent."""
+    faults = error.errors()
     errors = [
         {
             "field": clean_name(".".join(str(part) for part in fault["loc"][1:])),
             "message": clean_name(_WORDS.get(str(fault["msg"]), str(fault["msg"]))),
         }
-        for fault in error.errors()
+        for fault in faults[:_MOST_TOLD]
     ]
     detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in errors)
+    if len(faults) > _MOST_TOLD:
+        detail += f"; and {len(faults) - _MOST_TOLD} more"
     return InvalidRequest(detail, errors=errors)

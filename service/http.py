@@ -20,7 +20,11 @@ class Connection(HttpToolsProtocol):
     """httptools collects a head, a chunk's extension or a trailer until it is whole, however long
     it is: a connection that has sent `MOST_UNREAD` bytes of one is closed, and so is one that takes
     longer than `HEAD_S` over a head. An answer waits in memory until the client takes it: one that
-    takes nothing of it for `UNSENT_S` is cut off."""
+    takes nothing of it for `UNSENT_S` is cut off.
+
+    Where a client sends the next request before the answer begins, that answer is the connection's
+    last and what follows is thrown away, as HTTP allows: to keep it, reading would have to pause,
+    and then nobody sees that the client has gone."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -28,6 +32,7 @@ class Connection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
         self._unsent_timer: asyncio.TimerHandle | None = None
+        self._deaf = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -40,6 +45,8 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         self._unread += len(data)
         super().data_received(data)
         if self._unread <= MOST_UNREAD or self.transport.is_closing():
@@ -101,12 +108,20 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_ends()
         self._unread = 0
-        super().on_headers_complete()
+        # Once the answer has begun the client may have the whole of it before its end is told here.
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+            self._deaf = True
+            self.headers = []  # nor is it looked at for an upgrade
+        else:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0
-        super().on_body(body)
+        if not self._deaf:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unread = 0
-        super().on_message_complete()
+        if not self._deaf:
+            super().on_message_complete()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -46,6 +47,14 @@ class TextFormatter(logging.Formatter):
         return line
 
 
+def stderr() -> logging.Handler:
+    """Made in each process that logs: from then on Python's warnings are lines of the log too, but
+    for those of Pillow, which a hostile image brings about by the thousand."""
+    logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    return logging.StreamHandler()
+
+
 def configuration(settings: Settings) -> dict[str, Any]:
     """For `logging.config.dictConfig`; uvicorn's own lines take the same form."""
     formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
@@ -54,7 +63,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": f"{__name__}.{formatter.__name__}"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "handlers": {"stderr": {"()": f"{__name__}.stderr", "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": level},
         # Its "error" logger is its general one; only the name is misleading.
         "loggers": {

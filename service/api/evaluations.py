@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, Request
 from service.api.auth import Reader
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.evaluation_documents import Evaluation
-from service.api.forms import form_or_nothing
+from service.api.forms import form_or_nothing, known_fields
 from service.api.set_use import use_set
 from service.evaluation import evaluate
 from service.problems import NoSupport
@@ -36,7 +36,7 @@ Allow more time with the header `X-Request-Timeout`. Nothing is kept of an evalu
     "/{set_id}/evaluations",
     summary="Find the model for the set, and the class that needs more examples",
     description=EVALUATE,
-    dependencies=[Depends(form_or_nothing)],
+    dependencies=[Depends(form_or_nothing), Depends(known_fields)],
     responses=problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 429, 503, 504),
 )
 async def evaluate_support_set(

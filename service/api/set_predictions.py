@@ -8,7 +8,7 @@ from service.answers import check_asked
 from service.api.auth import Reader
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Attention, InnerLr, Model, Orders, QueryImages, Steps, TopK
-from service.api.forms import read, require_multipart
+from service.api.forms import known_fields, read, require_multipart
 from service.api.predictions import rendered
 from service.api.set_use import use_set
 from service.schemas import AttentionMode, Predictions
@@ -32,7 +32,7 @@ The answer names the model's version and the set's revision that gave it.
     summary="Classify images from the set's examples",
     description=PREDICT,
     response_model=Predictions,
-    dependencies=[Depends(require_multipart)],
+    dependencies=[Depends(require_multipart), Depends(known_fields)],
     responses=problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 429, 503, 504),
 )
 async def predict_support_set(

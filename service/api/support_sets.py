@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive
-from service.api.forms import form_or_nothing, support_size
+from service.api.forms import form_or_nothing, known_fields, support_size
 from service.api.new_examples import (
     Images,
     Labels,
@@ -62,7 +62,7 @@ them could be stored, nothing is made and the answer is 422.
     summary="Make a support set",
     description=CREATE,
     response_model=AddedExamples,
-    dependencies=[Depends(form_or_nothing)],
+    dependencies=[Depends(form_or_nothing), Depends(known_fields)],
     responses=problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 504),
 )
 async def create_support_set(

@@ -30,12 +30,20 @@ class Job:
     queued: float = field(default_factory=time.perf_counter)
     deadline: float | None = None
 
+    @property
+    def late(self) -> bool:
+        return self.deadline is not None and time.perf_counter() > self.deadline
+
+    def left(self, events: Events) -> None:
+        """Tell why it was cancelled: at the deadline the request itself does so."""
+        events.dropped(self.episode.model, "deadline" if self.late else "gone")
+
     def claim(self, events: Events) -> bool:
         """Whether it is to be run now: not when its caller has gone, or its time is over."""
         if not self.answer.set_running_or_notify_cancel():
-            events.dropped(self.episode.model, "gone")
+            self.left(events)
             return False
-        if self.deadline is not None and time.perf_counter() > self.deadline:
+        if self.late:
             events.dropped(self.episode.model, "deadline")
             self.answer.set_exception(DeadlineExceeded("the time was over before it could run"))
             return False

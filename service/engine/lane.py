@@ -117,7 +117,7 @@ class Lane:
             with self._changed:
                 waited = self._waiting.forget(job)
             if waited:
-                self._events.dropped(job.episode.model, "gone")
+                job.left(self._events)
 
     def _run(self, jobs: Sequence[Job], started: float) -> None:
         """Run jobs of one model; what fails together is tried again in halves, down to one."""

@@ -17,6 +17,8 @@ from service.problems import AnswerTooLarge, InvalidTensor, MalformedInference
 HEADER = "Inference-Header-Content-Length"
 #: Numbers as JSON take many times their size in memory while they are read.
 MAX_JSON = 4 << 20
+#: Lists and objects cost far more than numbers, and whoever reads JSON stops the whole process.
+_MAX_NESTED = 1 << 17
 _MAX_RANK = 8
 
 
@@ -35,7 +37,7 @@ class RequestInput(BaseModel):
     """A tensor, its values as JSON (flat or nested, row-major) or as bytes after the JSON part."""
 
     name: str
-    shape: list[int]
+    shape: list[int] = Field(max_length=_MAX_RANK)
     datatype: str
     parameters: Parameters = Parameters()
     data: list[object] | None = None
@@ -102,10 +104,15 @@ def parse(body: bytes, header_length: str | None) -> tuple[InferenceRequest, byt
             raise MalformedInference(f"{HEADER} lies outside the body")
     if length > MAX_JSON:
         raise MalformedInference(f"the JSON part exceeds {MAX_JSON} bytes; send binary tensors")
+    told = body[:length]
+    if told.count(b"[") + told.count(b"{") > _MAX_NESTED:
+        raise MalformedInference(
+            f"the JSON part holds more than {_MAX_NESTED} lists; send flat data"
+        )
     try:
-        return InferenceRequest.model_validate_json(body[:length]), body[length:]
+        return InferenceRequest.model_validate_json(told), body[length:]
     except ValidationError as error:
-        fault = error.errors()[0]
+        fault = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:64] for part in fault["loc"])
         shown = where if where.isprintable() else "a member"
         raise MalformedInference(f"{shown}: {fault['msg']}") from None

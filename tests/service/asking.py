@@ -125,4 +125,4 @@ def _send(
     form = {"labels": [label for label, _ in support]} | dict(fields)
     if archive := form.pop("archive", None):
         files.append(("archive", ("set.zip", archive)))
-    return client.post(path, data=form, files=files or [("", b"")], headers=headers)
+    return client.post(path, data=form, files=files or [("images", ("", b""))], headers=headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zipfile
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.api import forms
-from service.archives import ArchiveLimits, archive_size
+from service.archives import ArchiveLimits, archive_size, read_archive
 from service.problems import FileRef
 from tests.service.asking import ask, assert_problem, encoded, noise, zipped
 
@@ -94,6 +95,25 @@ def test_faulty_archives(client: TestClient, data: bytes, kind: str) -> None:
     document = assert_problem(_archive(client, data), 422, kind)
     if kind in ("bad-archive", "archive-too-large", "empty-file"):
         assert document["file"] == {"field": "support_archive", "index": 0, "name": "set.zip"}
+
+
+def test_files_that_lie_of_their_size_take_no_more_than_they_tell_of() -> None:
+    """Each fails by itself, and must not cost what the whole archive may."""
+    limits = ArchiveLimits(40, 64 << 20)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/1.png", GOOD["a/1.png"])
+        for index in range(2):
+            archive.writestr(f"b/{index}.png", b"\0" * (48 << 20))
+    data = buffer.getvalue().replace(struct.pack("<I", 48 << 20), struct.pack("<I", 10))
+    tracemalloc.start()
+    try:
+        members = read_archive(data, FileRef("archive", 0, "set.zip"), limits, whole=False)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [member.problem is None for member in members] == [True, False, False]
+    assert most < 8 << 20
 
 
 def test_an_archive_waits_for_its_turn_before_it_is_unpacked(

@@ -6,10 +6,12 @@ On both databases: what one swallows, such as a NUL in a text, the other may ref
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +122,45 @@ def test_what_is_wrong_in_an_archive_does_not_sink_the_rest(client: TestClient, 
             assert one["problem"]["file"] == where
 
 
+@pytest.mark.parametrize("where", ["name", "pixels", "checksum"])
+def test_a_flipped_byte_in_an_archive_harms_one_image(client: TestClient, where: str) -> None:
+    files = {f"a/{index}.png": encoded(noise(80 + index)) for index in range(3)}
+    data = bytearray(zipped(files))
+    local = data.find(b"PK\x03\x04", 4)  # of the second file
+    data[local + {"name": 31, "pixels": 80, "checksum": 14}[where]] ^= 1
+    if where == "checksum":
+        data[data.find(b"PK\x01\x02", data.find(b"PK\x01\x02") + 4) + 16] ^= 1
+    made = make_set(client, archive=bytes(data))
+    assert made.status_code == 201, made.text
+    found = [one["problem"] and one["problem"]["type"] for one in made.json()["results"]]
+    assert found == [None, "urn:fewshot:problem:bad-archive", None]
+    assert made.json()["results"][1]["problem"]["file"] == {
+        "field": "archive", "index": 1, "name": "a/1.png",
+    }  # fmt: skip
+    assert_problem(ask(client, queries=QUERY, archive=bytes(data)), 422, "bad-archive")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_path_that_is_twice_in_an_archive_is_told(client: TestClient) -> None:
+    """Else one of the two images would be lost without a word."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for index, name in enumerate(
+            ("a/", "a/", "a/1.png", "b/1.png", "a//1.png", "b/.x", "b/.x")
+        ):
+            archive.writestr(name, b"" if name.endswith("/") else encoded(noise(90 + index)))
+    made = make_set(client, archive=buffer.getvalue())
+    assert made.status_code == 201, made.text
+    assert [
+        (one["filename"], one["problem"] and one["problem"]["type"].rpartition(":")[2])
+        for one in made.json()["results"]
+    ] == [("a/1.png", "bad-archive"), ("b/1.png", None)]
+    document = assert_problem(
+        ask(client, queries=QUERY, archive=buffer.getvalue()), 422, "bad-archive"
+    )
+    assert "a/1.png is there more than once" in document["detail"]
+
+
 def test_one_label_for_all_is_offered_where_it_is_taken(client: TestClient) -> None:
     made = make_set(client, task("ab", 1), labels=[])
     assert made.json()["detail"].endswith("in the same order, or one label for all")
@@ -214,6 +255,20 @@ def test_faulty_fields_make_no_set(client: TestClient, fields: dict[str, object]
     assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
 
 
+def test_misspelt_fields_are_named_and_make_no_set(client: TestClient, set_id: str) -> None:
+    before = len(client.get(SETS, params={"limit": 100}).json()["support_sets"])
+    files = [("image", ("a.png", encoded(noise(1))))]
+    for refused, named in (
+        (client.post(SETS, data={"label": "a"}, files=files), "label, image; there are "),
+        (client.post(SETS, data={"nam": "a"}), "nam; there are "),
+        (ask_set(client, set_id, QUERY, topk="1"), "topk; there are model, "),
+        (client.post(f"{SETS}/{set_id}/evaluations", data={"model": "mean"}), "model; there are "),
+    ):
+        detail = assert_problem(refused, 422, "invalid-request")["detail"]
+        assert detail.startswith(f"no such field: {named}")
+    assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
+
+
 def test_names_are_data_and_never_statements_or_headers(client: TestClient) -> None:
     evil = "x'); DROP TABLE support_sets; -- \" ; ../../etc %00 <script>"
     files = [("images", (evil + "\r\nX-Evil: 1", encoded(noise(7))))]
@@ -297,6 +352,17 @@ def test_bodies_that_are_no_patch(client: TestClient, set_id: str, body: bytes) 
     )
     assert response.status_code in (400, 422), response.text
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_of_many_faults_the_first_ones_are_told(client: TestClient, set_id: str) -> None:
+    labels = {f"label {index}": index for index in range(10_000)}
+    answer = client.patch(f"{SETS}/{set_id}", json={"labels": labels})
+    document = assert_problem(answer, 422, "invalid-request")
+    assert [fault["field"] for fault in document["errors"]] == [
+        f"labels.label {index}" for index in range(20)
+    ]
+    assert document["detail"].endswith("; and 9980 more")
+    assert len(answer.content) < 5000
 
 
 def test_a_body_over_the_limit_is_413(client: TestClient, set_id: str) -> None:

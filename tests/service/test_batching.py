@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from models_zoo.cards import Card, find_card
+from service.engine.admission import Admission
 from service.engine.engine import Engine
 from service.engine.episode import Answer, Episode
 from service.engine.events import Events
@@ -231,6 +232,22 @@ def test_whose_time_is_over_is_dropped_before_it_runs(zoo: Path) -> None:
         assert isinstance(late, DeadlineExceeded)
         assert isinstance(in_time, Answer)
     assert made.events.of("batch")[1:] == [("mean", "forward", 1, MIXED[2].images)]
+    assert made.events.of("dropped") == [("mean", "deadline")]
+
+
+def test_whose_request_ends_at_its_deadline_was_too_late_and_not_gone(zoo: Path) -> None:
+    with bench(zoo) as made:
+
+        async def scenario() -> None:
+            first = await made.occupy()
+            with pytest.raises(DeadlineExceeded):
+                async with Admission(10, timeout_s=0.05).admit(1) as deadline:
+                    await made.engine.submit(MIXED[1], deadline=deadline)
+            assert made.waiting == 0
+            made.open()
+            await first
+
+        asyncio.run(scenario())
     assert made.events.of("dropped") == [("mean", "deadline")]
 
 

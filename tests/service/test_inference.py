@@ -243,6 +243,26 @@ def test_a_body_that_is_none_is_400(
     assert_problem(answer, 400, "malformed-inference")
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shape": [[]] * 100_000}, "labels.shape: List should have at most 8 items"),
+        ({"data": [[]] * 200_000}, "the JSON part holds more than 131072 lists"),
+        ({"data": [{}] * 200_000}, "the JSON part holds more than 131072 lists"),
+    ],
+    ids=["shape", "lists", "objects"],
+)
+def test_what_takes_long_to_read_is_refused_unread(
+    client: TestClient, change: dict[str, Any], reason: str
+) -> None:
+    """Reading JSON holds up everybody: a fault of each of many items, or an object for each."""
+    request = body(labels=change)
+    names = [tensor["name"] for tensor in request["inputs"]]
+    answer = client.post("/v2/models/mean/infer", json=request)
+    detail = assert_problem(answer, 400, "malformed-inference")["detail"]
+    assert reason.replace("labels", f"inputs.{names.index('labels')}") in detail
+
+
 def graph(part: str, **inputs: tuple[str, list[int], list[object]]) -> tuple[str, dict[str, Any]]:
     return f"/v2/models/mean.{part}/infer", {
         "inputs": [

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
+import struct
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,12 +17,13 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
 from service.settings import Settings
 from tests.service.asking import ask, ask_set, assert_problem, encoded, make_set, noise, task
-from tests.service.process import PATIENCE, serving, worker_ids
+from tests.service.process import PATIENCE, ROOT, serving, worker_ids
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -143,6 +148,48 @@ def test_every_answer_has_the_security_headers(client: TestClient) -> None:
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert "server" not in headers
     assert client.get("/v1/models").headers["cache-control"] == "no-store"
+
+
+def test_warnings_are_lines_of_the_log_too() -> None:
+    script = """
+import logging.config, warnings
+from service import logs
+from service.settings import Settings
+logging.config.dictConfig(logs.configuration(Settings(log_format="json")))
+warnings.warn("two\\nlines")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    line = json.loads(done.stderr)
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "two\nlines" in line["message"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_pillow_warns_of_in_an_image_is_not_logged(
+    zoo: Path, tmp_path: Path, workers: int
+) -> None:
+    """Else an upload could write megabytes to the log."""
+    plain = io.BytesIO()
+    Image.new("L", (16, 16)).save(plain, "TIFF")
+    data = plain.getvalue()
+    place = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, place)[0]
+    beyond = b"".join(struct.pack("<HHII", 33_000 + tag, 2, 1000, 10**8) for tag in range(9))
+    directory = struct.pack("<H", count + 9) + data[place + 2 : place + 2 + 12 * count] + beyond
+    strange = data[:4] + struct.pack("<I", len(data)) + data[8:] + directory + bytes(4)
+    with pytest.warns(UserWarning, match="Tag data"):
+        Image.open(io.BytesIO(strange)).load()
+
+    with serving(zoo, tmp_path, "--workers", workers, "--log-format", "json") as server:
+        files = {"images": ("a.tif", strange)}
+        form = {"labels": "a"}
+        made = httpx.post(
+            server.base + "/v1/support-sets", data=form, files=files, timeout=PATIENCE
+        )
+        assert made.status_code == 201, made.text
+    assert "Tag data" not in server.log.read_text()
 
 
 def test_json_logs_name_the_request_and_hold_no_secrets(zoo: Path, tmp_path: Path) -> None:

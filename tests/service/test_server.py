@@ -215,7 +215,8 @@ def test_a_request_whose_head_is_slow_is_cut_off_and_a_slow_answer_is_not(
     silent, half, pipelined, whole = asyncio.run(ask())
     assert (silent[0], half[0]) == (b"", b"")
     assert min(silent[1], half[1]) >= 0.5
-    assert pipelined[0].count(b"HTTP/1.1 204") == 2
+    assert pipelined[0].count(b"HTTP/1.1 204") == 1
+    assert b"\r\nconnection: close\r\n" in pipelined[0]
     assert whole[0].startswith(b"HTTP/1.1 204")
 
 
@@ -260,6 +261,47 @@ def test_answers_that_nobody_reads_are_bounded_and_the_next_is_refused() -> None
         await serving
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("pause", [0, 0.2])
+def test_a_client_that_sends_another_request_is_seen_to_leave_all_the_same(pause: float) -> None:
+    """And a connection is kept where the next request waits for the answer."""
+
+    async def scenario() -> None:
+        seen: list[str] = []
+        gone = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append(scope["path"])
+            while scope["path"] == "/work" and not gone.is_set():
+                message = await receive()
+                assert not message.get("body"), "of another request"
+                if message["type"] == "http.disconnect":
+                    gone.set()
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        config = uvicorn.Config(app, http=Connection, lifespan="off", log_config=None)
+        server, listener = uvicorn.Server(config), _listen(Settings(port=0))
+        serving = asyncio.create_task(server.serve([listener]))
+        reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+        for _ in range(3):
+            writer.write(b"GET /kept HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+        writer.write(b"GET /work HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(pause)
+        writer.write(
+            b"POST /more HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+            b"Content-Length: 200000\r\n\r\n" + bytes(200_000)
+        )
+        await writer.drain()
+        writer.close()
+        await asyncio.wait_for(gone.wait(), PATIENCE / 10)
+        server.should_exit = True
+        await serving
+        assert seen == ["/kept"] * 3 + ["/work"]
+
+    asyncio.run(scenario())
 
 
 def test_an_answer_that_nobody_reads_is_let_go_and_one_that_is_read_slowly_is_not(

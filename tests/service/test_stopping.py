@@ -62,9 +62,14 @@ def stop(server: Server, number: int = signal.SIGTERM) -> None:
 def begun(server: Server) -> None:
     """Wait until the server has seen the half-sent request."""
     give_up = time.monotonic() + PATIENCE
-    while "fewshot_http_requests_in_progress 1.0" not in httpx.get(server.base + "/metrics").text:
+    while not busy(server):
         assert time.monotonic() < give_up
         time.sleep(0.02)
+
+
+def busy(server: Server) -> bool:
+    metrics = httpx.get(server.base + "/metrics").text
+    return "fewshot_http_requests_in_progress 1.0" in metrics
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -104,9 +109,14 @@ def test_a_client_that_does_not_read_does_not_double_the_grace_period(
         serving(zoo, tmp_path, "--shutdown-s", 10) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as deaf,
     ):
-        deaf.sendall(get * 40)  # for 70 MB: more than both sides' buffers take
+        for _ in range(40):  # 70 MB: more than both sides' buffers take
+            deaf.sendall(get)
+            stuck = time.monotonic() + 2
+            while busy(server) and time.monotonic() < stuck:
+                time.sleep(0.02)
+            if time.monotonic() >= stuck:
+                break
         begun(server)
-        time.sleep(2)  # until they are full
         start = time.monotonic()
         stop(server)
         server.process.wait(PATIENCE)
