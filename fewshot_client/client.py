@@ -127,10 +127,10 @@ class Client:
         tried = 0
         while True:
             tried += 1
-            outcome: httpx.Response | httpx.TransportError
+            outcome: httpx.Response | httpx.RequestError
             try:
                 outcome = self._http.send(call.request(self._http))
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 outcome = error
             if isinstance(outcome, httpx.Response) and outcome.is_success:
                 return call.parse(outcome)
@@ -187,10 +187,10 @@ class AsyncClient:
         tried = 0
         while True:
             tried += 1
-            outcome: httpx.Response | httpx.TransportError
+            outcome: httpx.Response | httpx.RequestError
             try:
                 outcome = await self._http.send(call.request(self._http))
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 outcome = error
             if isinstance(outcome, httpx.Response) and outcome.is_success:
                 return call.parse(outcome)
@@ -200,7 +200,7 @@ class AsyncClient:
             await asyncio.sleep(wait)
 
 
-def _error(outcome: httpx.Response | httpx.TransportError, address: httpx.URL) -> Exception:
+def _error(outcome: httpx.Response | httpx.RequestError, address: httpx.URL) -> Exception:
     if isinstance(outcome, httpx.Response):
         return of_response(outcome)
     # Without what may be a password before the host.

@@ -32,7 +32,7 @@ class Retry:
     max_wait_s: float = 30.0
 
     def wait(
-        self, tried: int, repeatable: bool, outcome: httpx.Response | httpx.TransportError
+        self, tried: int, repeatable: bool, outcome: httpx.Response | httpx.RequestError
     ) -> float | None:
         """Seconds to wait before trying again after `tried` tries; None to give up."""
         if tried > self.retries:

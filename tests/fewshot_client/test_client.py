@@ -321,6 +321,18 @@ def test_a_page_in_place_of_the_service_s_answer_is_said_to_be_one() -> None:
     asyncio.run(use())
 
 
+def test_an_answer_that_cannot_be_read_is_a_fault_of_the_connection() -> None:
+    def garbled(request: httpx.Request) -> httpx.Response:
+        coded = {"content-encoding": "gzip"}
+        return httpx.Response(200, headers=coded, stream=httpx.ByteStream(b"no gzip"))
+
+    with (
+        Client("http://x", transport=httpx.MockTransport(garbled), retry=Retry(0)) as client,
+        pytest.raises(ConnectionFailed, match=r"^http://x: "),
+    ):
+        client.models()
+
+
 def test_the_asynchronous_client_is_the_same(server: Server) -> None:
     async def use() -> list[str]:
         async with AsyncClient(server.base, timeout=PATIENT) as client:
