@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive
-from service.api.forms import require_multipart, support_size
+from service.api.forms import known_fields, require_multipart, support_size
 from service.api.new_examples import (
     Images,
     Labels,
@@ -54,7 +54,7 @@ and for an empty class folder too.
     summary="Add labelled images",
     description=ADD,
     response_model=AddedExamples,
-    dependencies=[Depends(require_multipart)],
+    dependencies=[Depends(require_multipart), Depends(known_fields)],
     responses=problems(400, 401, 403, 404, 408, 409, 410, 412, 413, 415, 422, 429, 503, 504)
     | {200: {"model": AddedExamples, "description": "Every image was there already"}},
 )

@@ -261,6 +261,10 @@ def test_misspelt_fields_are_named_and_make_no_set(client: TestClient, set_id: s
     for refused, named in (
         (client.post(SETS, data={"label": "a"}, files=files), "label, image; there are "),
         (client.post(SETS, data={"nam": "a"}), "nam; there are "),
+        (
+            client.post(f"{SETS}/{set_id}/examples", data={"labels": "a"}, files=files),
+            "image; there ",
+        ),
         (ask_set(client, set_id, QUERY, topk="1"), "topk; there are model, "),
         (client.post(f"{SETS}/{set_id}/evaluations", data={"model": "mean"}), "model; there are "),
     ):
