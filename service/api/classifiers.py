@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from service.api.auth import Reader
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import INNER_LR, MODEL, STEPS
+from service.api.set_requests import IfNoneMatch, matches
 from service.api.set_use import use_set
 from service.export import etag, export_stored
 from service.stored import StoredSupport
@@ -58,14 +59,12 @@ async def get_support_set_classifier(
     model: Annotated[str, Query(description=MODEL)],
     steps: Annotated[int | None, Query(ge=0, description=STEPS)] = None,
     inner_lr: Annotated[float | None, Query(gt=0, description=INNER_LR)] = None,
-    if_none_match: Annotated[
-        str | None, Header(description="ETags of files that you have; 304 if one is this.")
-    ] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     async def export(stored: StoredSupport, deadline: float) -> Response:
         tag = etag(classifier, model, stored, steps, inner_lr)
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-        if _matches(tag, if_none_match):
+        if matches(tag, if_none_match):
             return Response(status_code=304, headers=headers)
         name, data = await export_stored(classifier, model, stored, steps, inner_lr, deadline)
         headers["Content-Disposition"] = f'attachment; filename="{name}"'
@@ -76,9 +75,3 @@ async def get_support_set_classifier(
 
     work = use_set(classifier, store, caller, set_id, timeout, [model], images, export)
     return await unless_gone(request, work)
-
-
-def _matches(tag: str, if_none_match: str | None) -> bool:
-    """RFC 9110's weak comparison."""
-    given = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
-    return "*" in given or tag.removeprefix("W/") in given

@@ -23,9 +23,11 @@ from service.api.set_requests import (
     Cursor,
     IdempotencyKey,
     IfMatch,
+    IfNoneMatch,
     Limit,
     after_example,
     etag,
+    matches,
     next_example,
     once,
 )
@@ -144,22 +146,24 @@ async def delete_example(
         200: {
             "description": "The image, under its true type",
             "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
-        }
+        },
+        304: {"description": "You have this very file"},
     },
 )
 async def get_example_image(
-    set_id: str, example_id: str, caller: Reader, store: StoreDep
+    set_id: str,
+    example_id: str,
+    caller: Reader,
+    store: StoreDep,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """As a download: it is never shown as a page of this address."""
     example, data = await store.run(store.sets.image, caller.id, set_id, example_id)
-    return Response(
-        data,
-        media_type=example.media_type,
-        headers={
-            # Never a page of this origin, whatever else the bytes may be read as; a name is quoted
-            # so that it cannot end the header.
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(example.name, safe='')}",
-            "Cache-Control": "private, no-cache",
-            "ETag": f'"{example.sha256}"',
-        },
-    )
+    headers = {"ETag": f'"{example.sha256}"', "Cache-Control": "private, no-cache"}
+    if matches(headers["ETag"], if_none_match):
+        return Response(status_code=304, headers=headers)
+    # Never a page of this origin, whatever else the bytes may be read as; a name is quoted so that
+    # it cannot end the header.
+    name = quote(example.name, safe="")
+    headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{name}"
+    return Response(data, media_type=example.media_type, headers=headers)

@@ -44,6 +44,17 @@ async def _revisions(
 IfMatch = Annotated[frozenset[int] | None, Depends(_revisions)]
 
 
+IfNoneMatch = Annotated[
+    str | None, Header(description="ETags of files that you have; 304 if one is this.")
+]
+
+
+def matches(tag: str, if_none_match: str | None) -> bool:
+    """RFC 9110's weak comparison."""
+    given = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
+    return "*" in given or tag.removeprefix("W/") in given
+
+
 def etag(record: SetRecord) -> str:
     """What `If-Match` is compared with."""
     return f'"{record.revision}"'

@@ -94,6 +94,10 @@ def test_images_come_back_byte_for_byte_under_their_true_type(client: TestClient
     assert image.headers["x-content-type-options"] == "nosniff"
     assert image.headers["content-disposition"].startswith("attachment; filename*=UTF-8''a")
     assert "set-cookie" not in image.headers
+    for mine, status in ((image.headers["etag"], 304), ('"other"', 200)):
+        again = client.get(path, headers={"If-None-Match": mine})
+        assert (again.status_code, again.headers["etag"]) == (status, image.headers["etag"])
+        assert again.content == (b"" if status == 304 else jpeg)
 
 
 def test_a_rotated_photo_is_measured_upright(client: TestClient) -> None:
