@@ -21,6 +21,7 @@ from service.problems import (
     NoSupport,
     Problem,
 )
+from service.text import is_plain
 
 _ENTRY, _END, _ZIP64 = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x07"
 _END_BYTES, _ENTRY_BYTES, _MAX_PATH, _MAX_DEPTH = 22, 46, 1024, 16
@@ -217,7 +218,7 @@ def _safe_path(info: zipfile.ZipInfo, ref: FileRef) -> PurePosixPath:
             name = info.orig_filename.encode("cp437").decode("utf-8")
     path = PurePosixPath(name.replace("\\", "/"))
     outside = path.is_absolute() or ".." in path.parts
-    if not path.parts or outside or not name.isprintable() or len(name) > _MAX_PATH:
+    if not path.parts or outside or not is_plain(name) or len(name) > _MAX_PATH:
         raise BadArchive(f"{ref}: unsafe path {name[:100]!r}", file=ref)
     if len(path.parts) > _MAX_DEPTH:
         detail = f"{ref}: {name[:100]!r} lies more than {_MAX_DEPTH} folders deep"

@@ -13,6 +13,7 @@ from models_zoo.cards import InputSpec
 from models_zoo.preprocess import flat_to_pixels, flatten
 from service.costly_images import BoundedReader, Costly, check_decoding, check_structure
 from service.problems import DamagedImage, EmptyFile, FileRef, ImageTooLarge, NotAnImage
+from service.text import without_controls
 
 #: The only decoders that user bytes may reach.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -128,8 +129,7 @@ def fit_side(image: Image.Image, side: int) -> Image.Image:
 
 def clean_name(name: str | None) -> str:
     """A file name that is safe to log and to send back: printable, and at most 255 characters."""
-    shown = "".join(char if char.isprintable() else "\ufffd" for char in name or "")
-    return shown[:MAX_NAME] or "(unnamed)"
+    return without_controls(name or "")[:MAX_NAME] or "(unnamed)"
 
 
 def _costly(upload: Upload, reason: Costly) -> NotAnImage:

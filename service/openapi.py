@@ -77,7 +77,9 @@ def _operations(document: Node) -> Iterator[Node]:
 
 
 def _mend_form(operation: Node, schemas: Node, models: list[str]) -> None:
-    form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
+    kinds = ("multipart/form-data", "application/x-www-form-urlencoded")
+    content = operation.get("requestBody", {}).get("content", {})
+    form = next((content[kind] for kind in kinds if kind in content), None)
     if form is None:
         return
     schema = schemas[form["schema"]["$ref"].rsplit("/", 1)[1]]

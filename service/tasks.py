@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from service.problems import (
     TooManyImages,
     TooManyShots,
 )
+from service.text import is_blank, is_plain
 
 #: Most presentation orders that a request may be averaged over.
 MAX_ORDERS = 16
@@ -70,14 +72,15 @@ def pair(
 
 
 def clean_label(label: str, index: int, max_length: int) -> str:
-    """A label without surrounding blanks. Raises `InvalidLabel`."""
-    label = label.strip()
+    """A label without surrounding blanks, composed (NFC): folders of one name that two systems
+    spell in other bytes are one class. Raises `InvalidLabel`."""
+    label = unicodedata.normalize("NFC", label.strip())
     fault = ""
-    if not label:
+    if is_blank(label):
         fault = "is empty"
     elif len(label) > max_length:
         fault = f"has {len(label)} characters; at most {max_length} are taken"
-    elif not label.isprintable():
+    elif not is_plain(label):
         fault = "holds characters that cannot be printed"
     if fault:
         raise InvalidLabel(f"label {index} {fault}", index=index)

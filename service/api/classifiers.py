@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.api.auth import Reader
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import INNER_LR, MODEL, STEPS
+from service.api.forms import known_parameters
 from service.api.set_requests import IfNoneMatch, matches
 from service.api.set_use import use_set
 from service.export import etag, export_stored
@@ -20,7 +21,8 @@ MEDIA_TYPE = "application/octet-stream"
 
 EXPORT = """\
 The classifier that a model makes of the set's examples, as one ONNX file that needs ONNX Runtime
-and nothing else, and answers as `POST .../predictions` does.
+and nothing else, and answers as `POST .../predictions` does, with the examples in stored order
+(`orders` is not for files).
 
     SET=$(curl -s http://127.0.0.1:8000/v1/support-sets -F archive=@samples/support.zip \\
       | sed 's/.*"id":"\\(set_[0-9a-f]*\\)".*/\\1/')
@@ -40,6 +42,7 @@ It is made anew each time; with `If-None-Match` only if it would be another file
     summary="Take the classifier away as one ONNX file",
     description=EXPORT,
     response_class=Response,
+    dependencies=[Depends(known_parameters)],
     responses=problems(401, 403, 404, 409, 410, 422, 429, 503, 504)
     | {
         200: {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from fastapi import Request, UploadFile
@@ -30,15 +30,28 @@ async def require_multipart(request: Request) -> None:
 
 
 async def known_fields(request: Request) -> None:
-    """A dependency: a misspelt field would be ignored otherwise. Raises `InvalidRequest`.
+    """A dependency: a misspelt field, or one in the address, would be ignored otherwise. Raises
+    `InvalidRequest`.
 
     The form has been read by then, within the service's limits, and is only looked at again.
     """
     known = [param.alias for param in request.scope["route"].dependant.body_params]
-    unknown = [name for name in await request.form() if name not in known]
+    _refuse_unknown("field", await request.form(), known)
+    _refuse_unknown("parameter of the address", request.query_params, [])
+
+
+async def known_parameters(request: Request) -> None:
+    """A dependency: the same of what the address holds. Raises `InvalidRequest`."""
+    known = [param.alias for param in request.scope["route"].dependant.query_params]
+    _refuse_unknown("parameter", request.query_params, known)
+
+
+def _refuse_unknown(kind: str, given: Iterable[str], known: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in known]
     if unknown:
         names = ", ".join(map(clean_name, list(dict.fromkeys(unknown))[:_MOST_NAMED]))
-        raise InvalidRequest(f"no such field: {names}; there are {', '.join(known)}")
+        there = f"there are {', '.join(known)}" if known else "send fields in the form"
+        raise InvalidRequest(f"no such {kind}: {names}; {there}")
 
 
 async def form_or_nothing(request: Request) -> None:

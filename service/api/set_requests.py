@@ -16,6 +16,7 @@ from service.problems import InvalidRequest
 from service.store.records import ExampleRecord, SetRecord
 from service.store.replays import Once
 from service.tasks import Example
+from service.text import is_plain
 
 _MAX_NAME, _MAX_METADATA, _MAX_LEVELS, MAX_TTL = 200, 16_384, 20, 10 * 365 * 24 * 3600
 _MAX_KEY, _MAX_CURSOR = 255, 500
@@ -99,7 +100,7 @@ def once(
 def clean_set_name(name: str) -> str:
     """Raises `InvalidRequest`."""
     name = name.strip()
-    if len(name) > _MAX_NAME or not name.isprintable():
+    if len(name) > _MAX_NAME or not is_plain(name):
         raise InvalidRequest(f"name: at most {_MAX_NAME} printable characters")
     return name
 

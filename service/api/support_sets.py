@@ -75,7 +75,9 @@ async def create_support_set(
     idempotency_key: IdempotencyKey,
     timeout: TimeoutDep,
     archive: Archive = None,
-    name: Annotated[str, Form(description="For people; need not be unique.")] = "",
+    name: Annotated[
+        str, Form(description="For people; need not be unique; at most 200 characters.")
+    ] = "",
     metadata: Annotated[str, Form(description="A JSON object that is kept with the set.")] = "",
     ttl: Annotated[
         int | None, Form(description="Seconds to live after the last use; default: for ever.")

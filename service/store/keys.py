@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from service.problems import InvalidRequest, UnknownKey
 from service.store.database import Database
 from service.store.tables import api_keys, support_sets
+from service.text import is_plain
 
 _TOKEN = re.compile(r"fewshot_([0-9a-f]{12})_([\w-]{43})", re.ASCII)
 #: How long an answer about a key is believed; a revoked key works at most this much longer.
@@ -81,7 +82,7 @@ class Keys:
     ) -> tuple[Key, str]:
         """A new key and its text, which cannot be had again. Raises `InvalidRequest`."""
         name = name.strip()
-        if not name or len(name) > _MAX_NAME or not name.isprintable():
+        if not name or len(name) > _MAX_NAME or not is_plain(name):
             raise InvalidRequest(f"a key's name is 1 to {_MAX_NAME} printable characters")
         wanted = tuple(dict.fromkeys(scopes))
         if not wanted:

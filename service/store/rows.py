@@ -99,6 +99,12 @@ def bump(
     connection.execute(update(support_sets).where(support_sets.c.id == row.id).values(changed))
 
 
+def put_off(connection: Connection, set_id: str, now: float, ttl: int | None) -> None:
+    """The set is used now, and not changed."""
+    values = {"expires_at": expiry(now, ttl)}
+    connection.execute(update(support_sets).where(support_sets.c.id == set_id).values(values))
+
+
 def expiry(now: float, ttl: int | None) -> float | None:
     """When a set goes that is used now."""
     return None if ttl is None else now + ttl + min(_MOST_SLACK_S, _SLACK * ttl)
@@ -115,17 +121,20 @@ def classes(connection: Connection, set_id: str) -> list[tuple[str, int]]:
     return [(label, count) for label, count in connection.execute(query)]
 
 
-def rename(connection: Connection, set_id: str, labels: Mapping[str, str]) -> None:
-    """In one statement, so that labels can be exchanged. Raises `UnknownLabel`."""
+def rename(connection: Connection, set_id: str, labels: Mapping[str, str]) -> bool:
+    """In one statement, so that labels can be exchanged; whether any is another now. Raises
+    `UnknownLabel`."""
     known = {label for label, _ in classes(connection, set_id)}
     if unknown := [label for label in labels if label not in known]:
         raise UnknownLabel(f"the support set has no class {unknown[0]!r}")
+    labels = {old: new for old, new in labels.items() if old != new}
     if labels:
         connection.execute(
             update(examples)
             .where(examples.c.set_id == set_id, examples.c.label.in_(labels))
             .values(label=case(labels, value=examples.c.label, else_=examples.c.label))
         )
+    return bool(labels)
 
 
 def chunks(values: Sequence[str], size: int = 500) -> list[Sequence[str]]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, insert, select
 
 from service.images import Upload
 from service.problems import FileRef, SetChanged, TooManySets
@@ -41,6 +41,7 @@ from service.store.rows import (
     expiry,
     find_example,
     find_set,
+    put_off,
     refuse_revoked,
     rename,
     set_record,
@@ -135,15 +136,19 @@ class SupportSets:
         labels: Mapping[str, str],
         revisions: Revisions = None,
     ) -> tuple[SetRecord, list[tuple[str, int]]]:
-        """Change `name`, `metadata` or `ttl`, and rename `labels` (old to new). Raises
-        `RevisionMismatch`, `UnknownLabel` and as `get`."""
+        """Change `name`, `metadata` or `ttl`, and rename `labels` (old to new). What makes no
+        difference is a use, and no revision. Raises `RevisionMismatch`, `UnknownLabel` and as
+        `get`."""
         with self._database.write() as connection:
             row = self._row(connection, owner, set_id, revisions, lock=True)
             values = dict(changes)
             if "metadata" in values:
                 values["metadata"] = json.dumps(values["metadata"])
-            rename(connection, set_id, labels)
-            bump(connection, row, self.clock(), values)
+            renamed = rename(connection, set_id, labels)
+            if renamed or any(getattr(row, name) != value for name, value in values.items()):
+                bump(connection, row, self.clock(), values)
+            else:
+                put_off(connection, set_id, self.clock(), row.ttl)
             return set_record(self._row(connection, owner, set_id)), classes(connection, set_id)
 
     def delete(self, owner: str, set_id: str, revisions: Revisions = None) -> None:
@@ -248,8 +253,7 @@ class SupportSets:
             found = connection.execute(select(*columns).where(*this).with_for_update()).first()
             now = self.clock()  # after waiting for the lock: the set may have gone meanwhile
             if found is not None and found.expires_at is not None and found.expires_at > now:
-                values = {"expires_at": expiry(now, found.ttl)}
-                connection.execute(update(support_sets).where(*this).values(values))
+                put_off(connection, set_id, now, found.ttl)
 
     def sweep(self) -> int:
         """Delete what has expired: examples at once, sets after a week. Returns how many sets lost

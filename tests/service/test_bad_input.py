@@ -48,6 +48,11 @@ def test_a_misspelt_field_is_named_with_those_that_there_are(client: TestClient)
     detail = assert_problem(refused, 422, "invalid-request")["detail"]
     assert detail.startswith("no such field: step, topk; there are model, support_images, ")
     assert "steps" in detail
+    url = "/v1/predictions?model=mean"
+    files = [("support_images", ("a", b"x")), ("query_images", ("b", b"y"))]
+    refused = client.post(url, data={"model": "mean"}, files=files)
+    detail = assert_problem(refused, 422, "invalid-request")["detail"]
+    assert detail == "no such parameter of the address: model; send fields in the form"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +192,42 @@ def test_a_name_that_is_not_utf8_or_printable_is_answered(client: TestClient) ->
         response = client.post("/v1/predictions", content=body, headers={"content-type": kind})
         document = assert_problem(response, 422, "not-an-image")
         assert document["file"]["name"].isprintable()
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0915\u094d\u200d\u0937",
+     "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u65e5\u672c\u3000\u8a9e",
+     "a\u00a0b", "\u05d0\u200e1"],
+)  # fmt: skip
+def test_labels_in_every_spelling(client: TestClient, label: str) -> None:
+    images = [encoded(noise(i)) for i in range(2)]
+    found = ask(client, [(label, images[0]), ("b", images[1])], QUERY)
+    assert found.json()["classes"] == [label, "b"]
+    zipped_too = zipped({f"{label}/1.png": images[0], "b/1.png": images[1]})
+    found = ask(client, [], QUERY, archive=zipped_too)
+    assert sorted(found.json()["classes"]) == sorted([label, "b"])
+
+
+@pytest.mark.parametrize(
+    ("label", "fault"),
+    [("a\u202eb", "cannot be printed"), ("a\u2066b", "cannot be printed"),
+     ("a\u200bb", "cannot be printed"), ("a\ufeff", "cannot be printed"),
+     ("a\u2028b", "cannot be printed"), ("a\x1bb", "cannot be printed"),
+     ("\u200c", "is empty"), ("\u3000", "is empty")],
+)  # fmt: skip
+def test_labels_that_would_mislead_a_reader(client: TestClient, label: str, fault: str) -> None:
+    images = [encoded(noise(i)) for i in range(2)]
+    refused = ask(client, [(label, images[0]), ("b", images[1])], QUERY)
+    assert fault in assert_problem(refused, 422, "invalid-label")["detail"]
+
+
+def test_one_word_in_two_spellings_is_one_class(client: TestClient) -> None:
+    """As folders of macOS and of other systems spell it."""
+    composed, apart = "K\u00e4se", "Ka\u0308se"
+    images = [encoded(noise(i)) for i in range(3)]
+    shown = zip((composed, apart, "b"), images, strict=True)
+    assert ask(client, list(shown), QUERY).json()["classes"] == [composed, "b"]
 
 
 def test_a_label_cannot_smuggle_a_lone_surrogate(client: TestClient) -> None:

@@ -233,6 +233,9 @@ def test_what_cannot_be_taken_away_is_told(client: TestClient) -> None:
     set_id = make_set(client, task()).json()["support_set"]["id"]
     url = f"{SETS}/{set_id}/classifier.onnx"
     assert_problem(client.get(url), 422, "invalid-request")
+    response = client.get(url, params={"model": "descent", "step": 0})
+    detail = assert_problem(response, 422, "invalid-request")["detail"]
+    assert detail == "no such parameter: step; there are model, steps, inner_lr"
     assert_problem(client.get(url, params={"model": "none"}), 404, "unknown-model")
     asked = {"model": "mean", "steps": 1}
     assert_problem(client.get(url, params=asked), 422, "no-adaptation")

@@ -71,6 +71,15 @@ def test_it_registers_a_set_and_asks_it(
         )
         found = made("api.predictions.predict").sync(client=asked, body=form)
         assert [prediction.label for prediction in found.predictions] == ["a"]
+        form = models.CreateSupportSetForm(name="precious", metadata='{"a": 1}')
+        answer = made(f"{sets}.create_support_set").sync(client=asked, body=form)
+        patch = models.SupportSetPatch(ttl=3600)
+        assert patch.to_dict() == {"ttl": 3600}  # what is left out stays
+        found = made(f"{sets}.patch_support_set").sync(
+            answer.support_set.id, client=asked, body=patch
+        )
+        assert (found.name, found.metadata.to_dict(), found.ttl) == ("precious", {"a": 1}, 3600)
+
         gone = made("api.models.get_model").sync("none", client=asked)
         assert isinstance(gone, models.ProblemDocument)
         assert gone.status == 404

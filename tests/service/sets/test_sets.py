@@ -85,6 +85,20 @@ def test_patching_changes_what_is_sent_and_keeps_the_rest(client: TestClient) ->
     assert client.get(path).json() == found
 
 
+def test_a_patch_that_makes_no_difference_is_no_edit(client: TestClient, clock: Clock) -> None:
+    set_id = made(client, task("ab", 1), name="old", metadata='{"a": 1}', ttl=100)
+    path = f"{SETS}/{set_id}"
+    before = client.get(path).json()
+    clock.now += 10
+    for same in ({}, {"name": "old"}, {"metadata": {"a": 1}, "ttl": 100, "labels": {"a": "a"}}):
+        response = client.patch(path, json=same, headers={"If-Match": '"1"'})
+        assert (response.status_code, response.headers["etag"]) == (200, '"1"')
+        after = response.json()
+        assert after["expires_at"] > before["expires_at"]  # but it is a use
+        assert after | {"expires_at": None} == before | {"expires_at": None}
+    assert client.patch(path, json={"labels": {"a": "c"}}).json()["revision"] == 2
+
+
 def test_classes_are_renamed_all_at_once(client: TestClient) -> None:
     set_id = made(client, task("abc", 1))
     path = f"{SETS}/{set_id}"
