@@ -18,7 +18,8 @@ COPY pyproject.toml constraints.txt ./
 # pyproject.toml, so that nothing is declared twice.
 RUN python -c "import tomllib; \
     project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-    wanted = project['dependencies'] + project['optional-dependencies']['postgres']; \
+    extras = project['optional-dependencies']; \
+    wanted = project['dependencies'] + extras['postgres'] + extras['otel']; \
     print(*(line for line in wanted if not line.startswith('onnxruntime')), sep='\n')" \
     > requirements.txt \
     && pip install -c constraints.txt -r requirements.txt

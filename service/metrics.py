@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 
-_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -68,6 +68,7 @@ class Metrics(Events):
             "route",
             "status",
         )
+        self._errors = counter("http_server_errors_total", "Requests answered 500 and above.")
         self._open = gauge("http_requests_in_progress", "Requests being answered.")
         self._queue = gauge("queue_images", "Images of the requests that wait or run.")
         self._refused = counter("refused_requests_total", "Requests answered 429 for want of room.")
@@ -106,6 +107,13 @@ class Metrics(Events):
         )
         self._cache_entries = gauge("cache_entries", "Entries that a cache holds.", "cache")
         self._cache_bytes = gauge("cache_bytes", "Bytes that a cache holds.", "cache")
+        # A rate needs the count before the first event: there from the start where the labels are
+        # known, and from a model's loading on (see `loaded`).
+        for cache in get_args(CacheName):
+            for result in ("hit", "miss"):
+                self._lookups.labels(cache, result)
+        for lane in get_args(Lane):
+            self._restarts.labels(lane)
         build = gauge("build_info", "Always 1.", "version", "python", mode="livemax")
         build.labels(version(), platform.python_version()).set(1)
 
@@ -132,6 +140,8 @@ class Metrics(Events):
         self._open.dec()
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route, str(status)).observe(seconds)
+        if status >= 500:
+            self._errors.inc()
 
     # The engine: see `Events`
 
@@ -163,6 +173,11 @@ class Metrics(Events):
 
     def loaded(self, model: str, seconds: float) -> None:
         self._loads.labels(model).observe(seconds)
+        self._unloads.labels(model)
+        for why in get_args(Dropped):
+            self._dropped.labels(model, why)
+        for lane in get_args(Lane):
+            self._halved.labels(model, lane)
 
     def unloaded(self, model: str) -> None:
         self._unloads.labels(model).inc()

@@ -50,3 +50,27 @@ def test_compose_starts_the_dashboard_over_files_that_are_there() -> None:
     uid = yaml.safe_load(sources.read_text("utf-8"))["datasources"][0]["uid"]
     dashboard = json.loads((MONITORING / "grafana/dashboards/fewshot.json").read_text("utf-8"))
     assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {uid}
+
+
+def test_a_rate_sees_the_first_event() -> None:
+    """Which it does only where the count was there before, at 0."""
+    metrics = Metrics()
+    lines = metrics.exposition().decode().splitlines()
+    assert "fewshot_http_server_errors_total 0.0" in lines
+    assert 'fewshot_engine_restarts_total{lane="gradient"} 0.0' in lines
+    assert 'fewshot_cache_lookups_total{cache="states",result="hit"} 0.0' in lines
+    metrics.loaded("m", 0.1)
+    for status in (200, 503):
+        metrics.started()
+        metrics.answered("GET", "/readyz", status, 0.1)
+    lines = metrics.exposition().decode().splitlines()
+    assert "fewshot_http_server_errors_total 1.0" in lines
+    assert 'fewshot_dropped_requests_total{model="m",reason="gone"} 0.0' in lines
+    assert 'fewshot_batches_halved_total{lane="forward",model="m"} 0.0' in lines
+    assert 'fewshot_model_unloads_total{model="m"} 0.0' in lines
+
+
+def test_the_settings_of_env_reach_the_containers() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    for name in ("fewshot", "fewshot-gpu"):
+        assert {"path": ".env", "required": False} in services[name]["env_file"]
