@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from service import faults, openapi, tracing
@@ -125,7 +126,8 @@ def create_app(
     for noun in NOUNS:
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=pages.WEB), name="static")
-    faults.install(app)
+    every = (route for noun in NOUNS for route in noun.router.routes)
+    faults.install(app, [route for route in every if isinstance(route, Route)])
     openapi.install(app, list(classifier.models.cards), settings.port or openapi.PORT)
     # The last added is the outermost.
     app.add_middleware(Allowance, store=store, workers=settings.workers)

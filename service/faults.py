@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.routing import Match, Route
 
 from service.images import clean_name
 from service.middleware import problem_response
@@ -24,19 +27,25 @@ _RETRY_AFTER_S = 5
 _MOST_TOLD = 20
 
 
-def install(app: FastAPI) -> None:
-    """Answer problems, failed validation and HTTP errors of the framework in one form.
+def install(app: FastAPI, routes: Sequence[Route]) -> None:
+    """Answer problems, failed validation and HTTP errors of the framework in one form; `routes` are
+    those that may be asked by a wrong method.
 
     Other exceptions reach `SecurityHeaders`, which logs them and answers 500.
     """
     for kind in (Problem, RequestValidationError, HTTPException, ClientDisconnect):
-        app.add_exception_handler(kind, _handle)
+        app.add_exception_handler(kind, partial(_handle, routes))
 
 
-async def _handle(request: Request, error: Exception) -> Response:
+async def _handle(routes: Sequence[Route], request: Request, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response(status_code=_CLIENT_CLOSED)
     problem = as_problem(error)
+    if isinstance(problem, HttpProblem) and problem.code == 405:
+        # The framework names those of the first route at the address alone.
+        here = (r for r in routes if r.matches(request.scope)[0] is not Match.NONE)
+        if methods := sorted(set[str]().union(*(route.methods or () for route in here))):
+            problem.headers["Allow"] = ", ".join(methods)
     if request.url.path.startswith("/v2"):
         # Where clients of the Open Inference Protocol look for the reason.
         problem.extra["error"] = problem.detail

@@ -136,3 +136,6 @@ def _mend_faults(operation: Node) -> None:
             answer["description"] = "; ".join(f"`{kind.type}`: {kind.title}" for kind in kinds)
             content["example"] = kinds[0](f"{kinds[0].title}.").document()
         answer["content"] = {MEDIA_TYPE: content}
+        if int(status) in (429, 503):
+            wait = {"description": "Seconds, where it is known.", "schema": {"type": "integer"}}
+            answer["headers"] = {"Retry-After": wait}

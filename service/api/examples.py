@@ -20,6 +20,7 @@ from service.api.new_examples import (
 )
 from service.api.set_documents import AddedExamples, ExamplePage, SetExample
 from service.api.set_requests import (
+    REVISION,
     Cursor,
     IdempotencyKey,
     IfMatch,
@@ -58,7 +59,8 @@ and for an empty class folder too.
     response_model=AddedExamples,
     dependencies=[Depends(require_multipart), Depends(known_fields)],
     responses=problems(400, 401, 403, 404, 408, 409, 410, 412, 413, 415, 422, 429, 503, 504)
-    | {200: {"model": AddedExamples, "description": "Every image was there already"}},
+    | {200: {"model": AddedExamples, "description": "Every image was there already"} | REVISION}
+    | {201: REVISION},
 )
 async def add_examples(
     set_id: str,
@@ -93,7 +95,7 @@ async def add_examples(
 @router.get(
     "/{set_id}/examples",
     summary="The examples, in stored order",
-    responses=problems(401, 403, 404, 410, 422, 429, 503),
+    responses=problems(401, 403, 404, 410, 422, 429, 503) | {200: REVISION},
 )
 async def list_examples(
     set_id: str,
@@ -120,7 +122,7 @@ async def list_examples(
     "/{set_id}/examples/{example_id}",
     status_code=204,
     summary="Delete an example",
-    responses=problems(401, 403, 404, 410, 412, 429, 503),
+    responses=problems(401, 403, 404, 410, 412, 429, 503) | {204: REVISION},
 )
 async def delete_example(
     set_id: str,

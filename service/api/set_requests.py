@@ -56,6 +56,14 @@ def matches(tag: str, if_none_match: str | None) -> bool:
     return "*" in given or tag.removeprefix("W/") in given
 
 
+#: Of answers that tell it, for OpenAPI.
+REVISION: dict[str, Any] = {
+    "headers": {
+        "ETag": {"description": "The set's revision, for If-Match.", "schema": {"type": "string"}}
+    }
+}
+
+
 def etag(record: SetRecord) -> str:
     """What `If-Match` is compared with."""
     return f'"{record.revision}"'

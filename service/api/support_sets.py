@@ -26,6 +26,7 @@ from service.api.set_documents import (
     SupportSetPatch,
 )
 from service.api.set_requests import (
+    REVISION,
     Cursor,
     IdempotencyKey,
     IfMatch,
@@ -63,7 +64,7 @@ them could be stored, nothing is made and the answer is 422.
     description=CREATE,
     response_model=AddedExamples,
     dependencies=[Depends(form_or_nothing), Depends(known_fields)],
-    responses=problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 504),
+    responses=problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 504) | {201: REVISION},
 )
 async def create_support_set(
     request: Request,
@@ -121,7 +122,9 @@ async def list_support_sets(
 
 
 @router.get(
-    "/{set_id}", summary="One support set", responses=problems(401, 403, 404, 410, 429, 503)
+    "/{set_id}",
+    summary="One support set",
+    responses=problems(401, 403, 404, 410, 429, 503) | {200: REVISION},
 )
 async def get_support_set(
     set_id: str, caller: Reader, store: StoreDep, response: Response
@@ -135,7 +138,7 @@ async def get_support_set(
 @router.patch(
     "/{set_id}",
     summary="Change the name, the metadata or the ttl, or rename classes",
-    responses=problems(400, 401, 403, 404, 408, 410, 412, 413, 422, 429, 503),
+    responses=problems(400, 401, 403, 404, 408, 410, 412, 413, 422, 429, 503) | {200: REVISION},
 )
 async def patch_support_set(
     set_id: str,

@@ -293,6 +293,9 @@ def test_unknown_addresses_and_methods(client: TestClient) -> None:
     response = client.get("/v1/predictions")
     assert_problem(response, 405, "method-not-allowed")
     assert response.headers["allow"] == "POST"
+    response = client.put("/v1/support-sets/set_0")
+    assert_problem(response, 405, "method-not-allowed")
+    assert response.headers["allow"] == "DELETE, GET, PATCH"
 
 
 def test_random_bytes_never_make_a_server_error(client: TestClient) -> None:
