@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,33 +22,17 @@ from fewshot_client import (
     Gone,
     InvalidRequest,
     NotFound,
-    NotSent,
     Outdated,
     Retry,
     SupportSet,
     Unavailable,
 )
-from tests.service.asking import encoded, noise, zipped
+from tests.fewshot_client.conftest import PATIENT
+from tests.service.asking import encoded, noise
 from tests.service.process import Server, serving
 from tests.service.zoo import build_zoo
 
 ROOT = Path(__file__).parents[2]
-PATIENT = 120.0
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("client")
-    zoo = build_zoo(tmp_path_factory.mktemp("zoo"))
-    with serving(zoo, folder, "--data-dir", folder / "data") as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.base, timeout=PATIENT) as client:
-        yield client
-
 
 CAT, DOG = (encoded(noise(seed)) for seed in (1, 2))
 
@@ -85,32 +68,6 @@ def test_models_and_limits(client: Client) -> None:
     assert caught.value.problem.request_id
 
 
-def test_every_form_of_images_answers_alike(client: Client, tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    for label, data in (("cat", CAT), ("dog", DOG)):
-        (folder / label).mkdir(parents=True)
-        (folder / label / "1.png").write_bytes(data)
-        (folder / label / "notes.txt").write_text("not an image")
-    (folder / ".cache").mkdir()
-    archive = tmp_path / "set.zip"
-    archive.write_bytes(zipped({"cat/1.png": CAT, "dog/1.png": DOG}))
-    picture = Image.open(io.BytesIO(DOG))
-    supports = [
-        {"cat": CAT, "dog": [DOG]},
-        {"cat": str(folder / "cat" / "1.png"), "dog": picture},
-        {"cat": folder / "cat", "dog": io.BytesIO(DOG)},
-        folder,
-        archive,
-    ]
-    queries = [[DOG, CAT], [picture, io.BytesIO(CAT)], [folder / "dog" / "1.png", CAT]]
-    answers = [client.classify("mean", s, [DOG, CAT]) for s in supports]
-    answers += [client.classify("mean", supports[0], q) for q in queries]
-    for answer in answers:
-        assert answer.classes == ["cat", "dog"]
-        assert answer.labels == ["dog", "cat"]
-        assert answer.predictions[0].probabilities == answers[0].predictions[0].probabilities
-
-
 def test_options_reach_the_server(client: Client) -> None:
     color = [encoded(noise(seed, (16, 16, 3))) for seed in range(3)]
     support = {"a": color[0], "b": color[1]}
@@ -136,22 +93,6 @@ def test_faults_are_exceptions_with_the_problem(client: Client) -> None:
         client.classify("mean", {"a": [1]}, CAT)  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="is no id"):
         client.get_set("..")
-
-
-def test_images_that_are_not_there_are_told_before_anything_is_sent(tmp_path: Path) -> None:
-    support = ROOT / "samples" / "support"
-    with Client("http://127.0.0.1:1") as client:
-        for call, words in (
-            (lambda: client.ask("set_x", "mean", support), f"{support} holds no images"),
-            (lambda: client.ask("set_x", "mean", []), "no images to ask about"),
-            (lambda: client.classify("mean", support, "nope.png"), "no such file: nope.png"),
-            (lambda: client.create_set("nope"), "no such folder or zip: nope"),
-            (lambda: client.create_set({"cat": tmp_path}), f"{tmp_path} holds no images"),
-            (lambda: client.add("set_x", tmp_path), "has no folders of images"),
-        ):
-            with pytest.raises(NotSent, match=re.escape(words)) as refused:
-                call()
-            assert refused.value.__cause__ is None
 
 
 def test_a_support_set_from_its_making_to_its_end(client: Client) -> None:
