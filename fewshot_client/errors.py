@@ -32,6 +32,11 @@ class ApiError(FewshotError):
         self.problem = problem
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[type[ApiError], tuple[Problem, float | None]]:
+        # An exception is pickled by its `args`, which hold the words: a pool of processes would
+        # hang over one that cannot be made again.
+        return type(self), (self.problem, self.retry_after)
+
     @property
     def status(self) -> int:
         return self.problem.status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -16,12 +17,15 @@ from PIL import Image
 
 import fewshot_client
 from fewshot_client import (
+    ApiError,
     AsyncClient,
     Client,
     ConnectionFailed,
+    FewshotError,
     Gone,
     InvalidRequest,
     NotFound,
+    NotSent,
     Outdated,
     Retry,
     SupportSet,
@@ -93,6 +97,17 @@ def test_faults_are_exceptions_with_the_problem(client: Client) -> None:
         client.classify("mean", {"a": [1]}, CAT)  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="is no id"):
         client.get_set("..")
+
+
+def test_faults_go_from_process_to_process(client: Client) -> None:
+    """As they do out of a pool's worker, which dies or hangs over one that cannot."""
+    with pytest.raises(InvalidRequest) as caught:
+        client.classify("mean", {"a": CAT, "b": b"text"}, CAT)
+    faults: list[FewshotError] = [caught.value, NotSent("a"), ConnectionFailed("b")]
+    faults += [kind(caught.value.problem, 2.0) for kind in (ApiError, *ApiError.__subclasses__())]
+    for fault in faults:
+        again = pickle.loads(pickle.dumps(fault))
+        assert (type(again), str(again), vars(again)) == (type(fault), str(fault), vars(fault))
 
 
 def test_a_support_set_from_its_making_to_its_end(client: Client) -> None:
