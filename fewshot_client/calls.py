@@ -203,7 +203,7 @@ def examples(set_id: str, limit: int = 100, cursor: str | None = None) -> Call[E
 def image(set_id: str, example_id: str) -> Call[bytes]:
     """An example's image, byte for byte as it was sent."""
     path = f"{_set(set_id)}/examples/{_segment(example_id)}/image"
-    return Call("GET", path, lambda response: response.content, True)
+    return Call("GET", path, _bytes("image/"), True)
 
 
 def delete_example(set_id: str, example_id: str, *, if_revision: int | None = None) -> Call[None]:
@@ -226,7 +226,7 @@ def classifier(
     chosen = {"model": model, "steps": steps, "inner_lr": inner_lr}
     params = {name: str(value) for name, value in chosen.items() if value is not None}
     path = f"{_set(set_id)}/classifier.onnx"
-    return Call("GET", path, lambda response: response.content, True, params=params)
+    return Call("GET", path, _bytes("application/octet-stream"), True, params=params)
 
 
 def _options(
@@ -273,6 +273,17 @@ def _document(kind: type[D]) -> Callable[[httpx.Response], D]:
             return kind.model_validate_json(response.content)
         except ValidationError as error:
             raise of_stranger(response) from error
+
+    return parse
+
+
+def _bytes(kind: str) -> Callable[[httpx.Response], bytes]:
+    """`kind` is what the content type begins with."""
+
+    def parse(response: httpx.Response) -> bytes:
+        if not response.headers.get("content-type", "").lower().startswith(kind):
+            raise of_stranger(response)
+        return response.content
 
     return parse
 

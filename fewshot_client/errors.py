@@ -99,8 +99,10 @@ _STATUSES: dict[int, type[ApiError]] = {
 }
 
 
-def of_response(response: httpx.Response) -> ApiError:
-    """The exception for an answer of 400 or more, be it the service's or a proxy's."""
+def of_response(response: httpx.Response) -> FewshotError:
+    """The exception for an answer that is no success, be it the service's or a proxy's."""
+    if response.status_code < 400:
+        return of_stranger(response)
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
@@ -117,9 +119,12 @@ def of_response(response: httpx.Response) -> ApiError:
 
 def of_stranger(response: httpx.Response) -> ConnectionFailed:
     """The exception for an answer below 400 that is not what the service answers."""
+    url = response.url.copy_with(userinfo=b"")  # without what may be a password
     kind = response.headers.get("content-type", "no content type")
+    location = response.headers.get("location")
+    elsewhere = f", pointing to {location[:200]}" if location else ""
     return ConnectionFailed(
-        f"{response.url} answered {response.status_code} ({kind}), but not as the service does: "
+        f"{url} answered {response.status_code} ({kind}){elsewhere}, but not as the service does: "
         "look for a proxy that answers in its place, or a service of another version"
     )
 
@@ -131,5 +136,5 @@ def retry_after(response: httpx.Response) -> float | None:
         return float(text[:9])
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

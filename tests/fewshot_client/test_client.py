@@ -271,10 +271,44 @@ def test_a_page_in_place_of_the_service_s_answer_is_said_to_be_one() -> None:
                 await client.limits()
 
     with Client("http://x", transport=httpx.MockTransport(page)) as client:
-        for call in (client.models, lambda: client.get_set("s"), lambda: client.delete_set("s")):
+        for call in (
+            client.models,
+            lambda: client.get_set("s"),
+            lambda: client.delete_set("s"),
+            lambda: client.classifier("s", "mean"),
+            lambda: client.image("s", "e"),
+        ):
             with pytest.raises(ConnectionFailed, match=r"answered 200 \(text/html.*a proxy"):
                 call()
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("status", [301, 307])
+def test_an_answer_that_points_elsewhere_says_where(status: int) -> None:
+    def moved(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers={"Location": "https://y/"}, request=request)
+
+    with (
+        Client("http://name:secret@x", transport=httpx.MockTransport(moved)) as client,
+        pytest.raises(
+            ConnectionFailed, match=f"answered {status} .*pointing to https://y/"
+        ) as said,
+    ):
+        client.models()
+    assert "secret" not in str(said.value)
+
+
+def test_a_time_that_no_clock_tells_is_no_time_to_wait() -> None:
+    def late(request: httpx.Request) -> httpx.Response:
+        never = {"Retry-After": "Mon, 01 Jan 99999999999 00:00:00 GMT"}
+        return httpx.Response(503, headers=never, request=request)
+
+    with (
+        Client("http://x", transport=httpx.MockTransport(late), retry=Retry(0)) as client,
+        pytest.raises(Unavailable) as caught,
+    ):
+        client.models()
+    assert caught.value.retry_after is None
 
 
 def test_an_answer_that_cannot_be_read_is_a_fault_of_the_connection() -> None:
