@@ -139,7 +139,7 @@ def create_set(
         form["metadata"] = json.dumps(metadata)
     if ttl is not None:
         form["ttl"] = str(ttl)
-    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+    headers = _once(idempotency_key)
     parse = _document(AddedExamples)
     return Call("POST", "/v1/support-sets", parse, True, headers=headers, form=form, files=files)
 
@@ -189,7 +189,7 @@ def add(
 ) -> Call[AddedExamples]:
     """Add labelled images; the results say what became of each."""
     files, form = labelled(support, "images", "labels", "archive")
-    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex} | _if_match(if_revision)
+    headers = _once(idempotency_key) | _if_match(if_revision)
     path, parse = f"{_set(set_id)}/examples", _document(AddedExamples)
     return Call("POST", path, parse, True, headers=headers, form=form, files=files)
 
@@ -229,6 +229,15 @@ def classifier(
     return Call("GET", path, _bytes("application/octet-stream"), True, params=params)
 
 
+def header(what: str, text: str) -> str:
+    """`text` as a header's value, without the white space around it: a key that is read from a file
+    often ends its line. Raises `NotSent`, which does not hold `text`, for it may be a secret."""
+    text = text.strip()
+    if not (text and text.isascii() and text.isprintable()):
+        raise NotSent(f"{what} must be printable ASCII characters, at least one")
+    return text
+
+
 def _options(
     model: str,
     attention: AttentionMode,
@@ -252,6 +261,11 @@ def _page(limit: int, cursor: str | None) -> dict[str, str]:
     return {"limit": str(limit)} | ({} if cursor is None else {"cursor": cursor})
 
 
+def _once(key: str | None) -> dict[str, str]:
+    text = uuid.uuid4().hex if key is None else header("idempotency_key", key)
+    return {"Idempotency-Key": text}
+
+
 def _if_match(revision: int | None) -> dict[str, str]:
     return {} if revision is None else {"If-Match": f'"{revision}"'}
 
@@ -261,9 +275,9 @@ def _set(set_id: str) -> str:
 
 
 def _segment(text: str) -> str:
-    """An id within a path. Raises `ValueError` for what would lead elsewhere."""
+    """An id within a path. Raises `NotSent` for what would lead elsewhere."""
     if text in ("", ".", ".."):
-        raise ValueError(f"{text!r} is no id")
+        raise NotSent(f"{text!r} is no id")
     return quote(text, safe="")
 
 

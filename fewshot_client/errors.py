@@ -21,7 +21,7 @@ class ConnectionFailed(FewshotError):
 
 
 class NotSent(FewshotError, ValueError):
-    """What was given holds no images, or cannot be read; the service was not asked."""
+    """What was given is empty, or cannot be read or sent; the service was not asked."""
 
 
 class ApiError(FewshotError):

@@ -8,6 +8,9 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
+import sys
+import traceback
 from pathlib import Path
 
 import httpx
@@ -24,6 +27,7 @@ from fewshot_client import (
     FewshotError,
     Gone,
     InvalidRequest,
+    NotAllowed,
     NotFound,
     NotSent,
     Outdated,
@@ -95,7 +99,7 @@ def test_faults_are_exceptions_with_the_problem(client: Client) -> None:
         client.classify("none", {"a": CAT, "b": DOG}, CAT)
     with pytest.raises(TypeError, match="int is no image"):
         client.classify("mean", {"a": [1]}, CAT)  # type: ignore[dict-item]
-    with pytest.raises(ValueError, match="is no id"):
+    with pytest.raises(NotSent, match="is no id"):
         client.get_set("..")
 
 
@@ -309,6 +313,63 @@ def test_a_time_that_no_clock_tells_is_no_time_to_wait() -> None:
     ):
         client.models()
     assert caught.value.retry_after is None
+
+
+def test_a_key_may_end_its_line(tmp_path: Path) -> None:
+    """As it does where it is read from a file."""
+    command = [sys.executable, str(ROOT / "fewshot.py"), "keys", "create", "me", "--json"]
+    made = subprocess.run([*command, "--data-dir", tmp_path], capture_output=True, check=True)
+    line = json.loads(made.stdout)["key"] + "\n"
+    with serving(build_zoo(tmp_path / "zoo"), tmp_path, "--data-dir", tmp_path) as closed:
+        with Client(closed.base, api_key=line, headers={"X-Team": " north\n"}) as client:
+            assert client.models()
+        with pytest.raises(NotAllowed), Client(closed.base, api_key="other") as client:
+            client.models()
+
+
+@pytest.mark.parametrize("secret", ["", " \n", "secr\u00e9t", "secret\nsecret", "secret\0"])
+def test_what_is_no_header_is_refused_and_not_shown(secret: str) -> None:
+    for make in (
+        lambda: Client("http://127.0.0.1:1", api_key=secret),
+        lambda: AsyncClient("http://127.0.0.1:1", api_key=secret),
+        lambda: Client("http://127.0.0.1:1", headers={"Authorization": secret}),
+        lambda: Client("http://127.0.0.1:1").create_set(idempotency_key=secret),
+        lambda: Client("http://127.0.0.1:1").add("s", {"a": CAT}, idempotency_key=secret),
+    ):
+        with pytest.raises(NotSent, match="must be printable ASCII") as refused:
+            make()
+        assert "secr" not in "".join(traceback.format_exception_only(refused.value))
+        assert refused.value.__cause__ is refused.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "127.0.0.1:8000",
+        "localhost:8000",
+        "http://",
+        "ftp://x",
+        "me:secret@x",
+        "http://x:secret",
+    ],
+)
+def test_an_address_that_is_none_is_refused_and_not_shown(address: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(NotSent, match="with http:// or https://") as refused:
+            kind(address)
+        assert "secret" not in str(refused.value)
+
+
+def test_what_is_not_http_is_not_tried_again(server: Server) -> None:
+    line = Lossy()
+    with (
+        Client(server.base, headers={"X Y": "a"}, transport=line) as client,
+        pytest.raises(ConnectionFailed, match="Illegal header name"),
+    ):
+        client.models()
+    assert line.sent == 1
+    assert Retry().wait(1, True, httpx.UnsupportedProtocol("no http")) is None
 
 
 def test_an_answer_that_cannot_be_read_is_a_fault_of_the_connection() -> None:
