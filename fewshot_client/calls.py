@@ -212,10 +212,14 @@ def delete_example(set_id: str, example_id: str, *, if_revision: int | None = No
     return Call("DELETE", path, _nothing, False, headers=_if_match(if_revision))
 
 
-def evaluate(set_id: str, models: Iterable[str] | None = None) -> Call[Evaluation]:
-    """Judge models (None: all) by leaving one example out at a time. It may take long: allow for
-    that with the client's `timeout`, or name the models."""
-    form = {"models": list(models)} if models is not None else None
+def evaluate(set_id: str, models: str | Iterable[str] | None = None) -> Call[Evaluation]:
+    """Judge one model or several (None: all) by leaving one example out at a time. It may take
+    long: allow for that with the client's `timeout`, or name the models."""
+    form = None
+    if models is not None:
+        form = {"models": [models] if isinstance(models, str) else list(models)}
+        if not form["models"]:
+            raise NotSent("there are no models to judge; None stands for all")
     return Call("POST", f"{_set(set_id)}/evaluations", _document(Evaluation), True, form=form)
 
 

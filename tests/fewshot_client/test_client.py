@@ -154,6 +154,9 @@ def test_a_set_is_judged_and_taken_away(client: Client) -> None:
     assert len(client.evaluate(key).models) == len(client.models())
     with pytest.raises(NotFound):
         client.evaluate(key, ["none"])
+    assert [each.model for each in client.evaluate(key, "mean").models] == ["mean"]
+    with pytest.raises(NotSent, match="no models to judge"):
+        client.evaluate(key, [])
 
     session = onnxruntime.InferenceSession(client.classifier(key, "mean"))
     labels = session.get_modelmeta().custom_metadata_map["labels"]
