@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from fewshot_client.errors import NotSent
 
 
 @runtime_checkable
 class Savable(Protocol):
-    """A PIL image, known by its method, so that Pillow need not be installed."""
+    """A PIL image, known by its methods, so that Pillow need not be installed."""
 
-    def save(self, fp: io.BytesIO, format: str) -> object: ...
+    @property
+    def mode(self) -> str: ...
+
+    def load(self) -> object: ...
+
+    def getexif(self) -> MutableMapping[int, Any]: ...
+
+    def save(self, fp: io.BytesIO, format: str, *, exif: object, compression: str) -> object: ...
 
 
 @runtime_checkable
@@ -32,6 +40,8 @@ Support = Mapping[str, Image | Iterable[Image]] | str | os.PathLike[str]
 Part = tuple[str, tuple[str, bytes]]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+#: EXIF's tag of how a picture is to be turned, and what turns it.
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)
 
 
 def part(field: str, index: int, image: Image) -> Part:
@@ -46,9 +56,8 @@ def part(field: str, index: int, image: Image) -> Part:
         shown = Path(name).name if isinstance(name, str) else f"{index}.bin"
         return field, (shown, image.read())
     if isinstance(image, Savable):
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        return field, (f"{index}.png", buffer.getvalue())
+        kind, data = _encoded(image)
+        return field, (f"{index}.{kind}", data)
     raise TypeError(
         f"{type(image).__name__} is no image: send bytes, a path, a file or a PIL image"
     )
@@ -104,3 +113,42 @@ def _read(path: Path, kind: str) -> bytes:
         raise NotSent(f"no such {kind}: {path}") from None
     except OSError as error:
         raise NotSent(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _encoded(image: Savable) -> tuple[str, bytes]:
+    """A PIL image as a file, "png" or "tiff". Raises `NotSent`."""
+    with _reading("a PIL image"):
+        image.load()  # first, for a TIFF turns itself upright as it loads
+    exif = _exif(image)
+    for kind in ("png", "tiff"):  # the second holds CMYK and floats, too
+        buffer = io.BytesIO()
+        try:
+            image.save(buffer, kind, exif=exif, compression="raw")
+        except (OSError, ValueError) as error:
+            reason = str(error)
+        else:
+            return kind, buffer.getvalue()
+    raise NotSent(f"a PIL image of mode {image.mode} cannot be sent: {reason}; convert it to RGB")
+
+
+def _exif(image: Savable) -> object:
+    """How the image is to be turned, and nothing else of what its EXIF tells: some of that may be
+    broken, and a TIFF's tells how its own pixels were stored."""
+    with suppress(Exception):  # as the service does, which reads such images all the same
+        exif = image.getexif()
+        if (turned := exif.get(_ORIENTATION)) in _TURNED:
+            kept = type(exif)()
+            kept[_ORIENTATION] = turned
+            return kept
+    return b""
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raises `NotSent` for whatever goes wrong meanwhile: the decoders of images raise nearly
+    anything, and so do files that are none of the disk's."""
+    try:
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise NotSent(f"{what} cannot be read: {reason}") from None

@@ -44,6 +44,72 @@ def filled(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
+def probabilities(client: Client, query: object) -> list[float]:
+    [answer] = client.classify("mean", {"cat": CAT, "dog": DOG}, query).predictions  # type: ignore[arg-type]
+    return [one.probability for one in sorted(answer.probabilities, key=lambda p: p.label)]
+
+
+#: EXIF of a photo that is to be turned: as cameras write it, and with a broken tag beside.
+WHOLE = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+BROKEN = (
+    b"Exif\0\0MM\0*\0\0\0\x08\0\2\x01\x0f\0\x09\0\0\0\1\xff\xff\xff\xff"
+    b"\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGB", "JPEG", {}),
+        ("RGB", "JPEG", {"exif": BROKEN}),
+        ("L", "PNG", {}),
+        ("RGB", "WEBP", {"lossless": True}),
+        ("RGB", "TIFF", {}),
+        ("CMYK", "JPEG", {}),
+        ("CMYK", "TIFF", {"compression": "tiff_lzw"}),
+        ("CMYK", "TIFF", {"compression": "jpeg"}),
+        ("F", "TIFF", {}),
+        ("I", "TIFF", {}),
+    ],
+)
+def test_a_picture_says_the_same_as_its_file(
+    client: Client, tmp_path: Path, mode: str, kind: str, options: dict[str, object]
+) -> None:
+    """However it lies in its file, and whatever its pixels are made of."""
+    pixels = Image.fromarray(noise(3, (16, 16, 3))).convert(mode)
+    path = tmp_path / "photo"
+    pixels.save(path, kind, **{"exif": WHOLE, **options})
+    by_path = probabilities(client, path)
+    with Image.open(path) as picture:
+        assert probabilities(client, picture) == by_path
+        assert probabilities(client, picture) == by_path  # loaded now
+        assert probabilities(client, picture.copy()) == by_path
+    lying = tmp_path / "lying"
+    pixels.save(lying, kind, **(options | {"exif": b""}))
+    assert probabilities(client, lying) != by_path
+
+
+def test_broken_exif_spoils_no_picture(client: Client) -> None:
+    for exif in (b"Exif\0\0none", b"Exif\0\0II*\0\xff\xff\xff\xff"):
+        photo = encoded(noise(3), "JPEG", exif=exif)
+        assert probabilities(client, Image.open(io.BytesIO(photo))) == probabilities(client, photo)
+
+
+def test_a_picture_that_cannot_be_sent_says_why() -> None:
+    cut = Image.open(io.BytesIO(encoded(noise(3, (99, 99)))[:5000]))
+    closed = Image.new("L", (9, 9))
+    closed.close()
+    with Client("http://127.0.0.1:1") as client:
+        for picture, words in (
+            (Image.new("HSV", (9, 9)), "of mode HSV cannot be sent.*convert it to RGB"),
+            (Image.new("RGB", (0, 9)), "cannot be sent: cannot write empty image"),
+            (cut, "cannot be read: image file is truncated"),
+            (closed, "cannot be read: .*closed"),
+        ):
+            with pytest.raises(NotSent, match=words):
+                client.ask("set_x", "mean", picture)
+
+
 def test_images_that_are_not_there_are_told_before_anything_is_sent(tmp_path: Path) -> None:
     support = ROOT / "samples" / "support"
     with Client("http://127.0.0.1:1") as client:
