@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
 from fewshot_client.errors import NotSent
@@ -35,11 +35,13 @@ class Readable(Protocol):
 
 #: One image: its bytes, a path, an open binary file, or a PIL image.
 Image = bytes | str | os.PathLike[str] | Readable | Savable
-#: Labelled images: label -> images, or a path of a folder or zip with a folder per class.
+#: Labelled images: label -> images, or a path of a folder or zip with a folder per class, every
+#: file of which is sent but for hidden ones: the service tells what is no image.
 Support = Mapping[str, Image | Iterable[Image]] | str | os.PathLike[str]
 Part = tuple[str, tuple[str, bytes]]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+#: What operating systems leave behind, beside what begins with a dot; as the service has it.
+_JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 #: EXIF's tag of how a picture is to be turned, and what turns it.
 _ORIENTATION, _TURNED = 0x0112, range(2, 9)
 
@@ -64,12 +66,12 @@ def part(field: str, index: int, image: Image) -> Part:
 
 
 def parts(field: str, images: Image | Iterable[Image]) -> list[Part]:
-    """Files of a form, from one image or several; a folder stands for the images in it.
+    """Files of a form, from one image or several; a folder stands for the files in it.
 
     Raises `NotSent`, or `TypeError` for what is no image.
     """
     if isinstance(images, str | os.PathLike) and (folder := Path(images)).is_dir():
-        images = _images_in(folder)
+        images = _files_in(folder)
         if not images:
             raise NotSent(f"{folder} holds no images; those in its sub-folders are not looked for")
     if isinstance(images, bytes | str | os.PathLike | Readable | Savable):
@@ -95,15 +97,47 @@ def labelled(
     path = Path(support)
     if not path.is_dir():
         return [(archive, (path.name, _read(path, "folder or zip")))], {}
-    folders = sorted(child for child in path.iterdir() if child.is_dir())
-    by_class = {folder.name: _images_in(folder) for folder in folders if folder.name[0] != "."}
-    if not any(by_class.values()):
-        raise NotSent(f"{path} has no folders of images, one per class")
-    return labelled(by_class, images, labels, archive)
+    by_file = _labels(path)
+    files = [(images, (str(file), _read(path / file, "file"))) for file in by_file]
+    return files, {labels: list(by_file.values())}
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
+def _labels(folder: Path) -> dict[PurePosixPath, str]:
+    """The files below a folder and their labels, as the service finds them in a zip of it: a label
+    is a file's folder, below the folder that all of them share. Raises `NotSent`."""
+    files, folders = [], []
+    with _reading(str(folder)):
+        for place, inside, names in os.walk(folder, onerror=_raise, followlinks=True):
+            inside[:] = [name for name in inside if not _is_junk(name)]
+            below = PurePosixPath(Path(place).relative_to(folder).as_posix())
+            folders += [below / name for name in inside]
+            files += [below / name for name in names if not _is_junk(name)]
+    if not files:
+        raise NotSent(f"{folder} has no folders of images, one per class")
+    files.sort()
+    if outside := [file for file in files if len(file.parts) < 2]:
+        detail = f"{folder}: {outside[0]} lies outside a class folder; use one folder per class"
+        raise NotSent(detail)
+    filled = {parent for file in files for parent in file.parents}
+    if empty := sorted(set(folders) - filled):
+        raise NotSent(f"{folder}: the class folder {empty[0]} has no images")
+    depth = 0
+    while all(len(f.parts) > depth + 2 for f in files) and len({f.parts[depth] for f in files}) < 2:
+        depth += 1
+    return {file: "/".join(file.parts[depth:-1]) for file in files}
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _files_in(folder: Path) -> list[Path]:
+    with _reading(str(folder)):
+        return sorted(p for p in folder.iterdir() if not _is_junk(p.name) and p.is_file())
+
+
+def _is_junk(name: str) -> bool:
+    return name in _JUNK or name.startswith(".")
 
 
 def _read(path: Path, kind: str) -> bytes:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from fewshot_client import Client, NotSent
+from fewshot_client import AddedExamples, Client, NotSent
+from service.archives import ArchiveLimits, read_folder
+from service.problems import Problem
 from tests.service.asking import encoded, noise, zipped
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +111,60 @@ def test_a_picture_that_cannot_be_sent_says_why() -> None:
         ):
             with pytest.raises(NotSent, match=words):
                 client.ask("set_x", "mean", picture)
+
+
+def told(added: AddedExamples) -> tuple[list[tuple[str, str]], list[tuple[str, int]]]:
+    classes = [(one.label, one.examples) for one in added.support_set.classes or []]
+    return [(one.filename, one.status) for one in added.results], classes
+
+
+@pytest.mark.parametrize("below", ["", "all/", "all/together/"])
+def test_a_folder_is_what_its_zip_is(client: Client, tmp_path: Path, below: str) -> None:
+    """No file is left out for its name, and the rest are told of under the same names."""
+    files = {
+        "cat/1.jfif": CAT,
+        "cat/notes.txt": b"text",
+        "dog/2": DOG,
+        "dog/pups/3.PNG": encoded(noise(3)),
+        "dog/Thumbs.db": b"junk",
+        "dog/.cache/4.png": encoded(noise(4)),
+        "__MACOSX/cat/5.png": encoded(noise(5)),
+    }
+    folder = filled(tmp_path / "set", {below + name: data for name, data in files.items()})
+    zipped = shutil.make_archive(str(tmp_path / "zip"), "zip", folder)
+    added = told(client.create_set(folder))
+    assert added == told(client.create_set(zipped))
+    assert added == (
+        [
+            (f"{below}cat/1.jfif", "created"),
+            (f"{below}cat/notes.txt", "rejected"),
+            (f"{below}dog/2", "created"),
+            (f"{below}dog/pups/3.PNG", "created"),
+        ],
+        [("cat", 1), ("dog", 1), ("dog/pups", 1)],
+    )
+
+
+def test_a_class_may_be_a_link_to_its_folder(client: Client, tmp_path: Path) -> None:
+    filled(tmp_path / "set", {"cat/1.png": CAT})
+    (tmp_path / "set" / "dog").symlink_to(filled(tmp_path / "dogs", {"2.png": DOG}))
+    assert client.classify("mean", tmp_path / "set", DOG).labels == ["dog"]
+
+
+@pytest.mark.parametrize(
+    "files", [{"cat/1.png": CAT, "hook/.keep": b""}, {"cat/1.png": CAT, "2.png": DOG}]
+)
+def test_a_folder_is_refused_in_the_words_of_the_command_line(
+    client: Client, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """A class that is not there would leave an answer as sure as it is wrong."""
+    folder = filled(tmp_path / "set", files)
+    with pytest.raises(Problem) as theirs:
+        read_folder(folder, ArchiveLimits(99, 9999))
+    for call in (client.create_set, lambda s: client.classify("mean", s, CAT)):
+        with pytest.raises(NotSent) as mine:
+            call(folder)
+        assert str(mine.value) == theirs.value.detail
 
 
 def test_images_that_are_not_there_are_told_before_anything_is_sent(tmp_path: Path) -> None:
