@@ -58,15 +58,19 @@ class Call(Generic[T]):
     body: object = None
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        return client.build_request(
-            self.method,
-            self.path,
-            params=self.params or None,
-            headers=self.headers,
-            data=self.form,
-            files=self.files or None,
-            json=self.body,
-        )
+        """Raises `NotSent` for text that has no UTF-8, such as some names of files."""
+        try:
+            return client.build_request(
+                self.method,
+                self.path,
+                params=self.params or None,
+                headers=self.headers,
+                data=self.form,
+                files=self.files or None,
+                json=self.body,
+            )
+        except UnicodeEncodeError as error:
+            raise NotSent(f"{error.object[:200]!a} cannot be sent: it has no UTF-8") from None
 
 
 def models() -> Call[list[Model]]:
@@ -132,8 +136,11 @@ def create_set(
     ttl: int | None = None,
     idempotency_key: str | None = None,
 ) -> Call[AddedExamples]:
-    """Register a support set, empty or with its images; `ttl` is seconds after the last use."""
-    files, fields = labelled(support, "images", "labels", "archive") if support else ([], {})
+    """Register a support set, empty (None) or with its images; `ttl` is seconds after the last
+    use."""
+    files, fields = (
+        ([], {}) if support is None else labelled(support, "images", "labels", "archive")
+    )
     form: dict[str, Any] = {**fields, "name": name}
     if metadata is not None:
         form["metadata"] = json.dumps(metadata)

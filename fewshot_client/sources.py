@@ -33,8 +33,9 @@ class Readable(Protocol):
     def read(self) -> bytes: ...
 
 
+Bytes = bytes | bytearray | memoryview
 #: One image: its bytes, a path, an open binary file, or a PIL image.
-Image = bytes | str | os.PathLike[str] | Readable | Savable
+Image = Bytes | str | os.PathLike[str] | Readable | Savable
 #: Labelled images: label -> images, or a path of a folder or zip with a folder per class, every
 #: file of which is sent but for hidden ones: the service tells what is no image.
 Support = Mapping[str, Image | Iterable[Image]] | str | os.PathLike[str]
@@ -48,15 +49,16 @@ _ORIENTATION, _TURNED = 0x0112, range(2, 9)
 
 def part(field: str, index: int, image: Image) -> Part:
     """A file of a form. Raises `NotSent`, or `TypeError` for what is no image."""
-    if isinstance(image, bytes):
-        return field, (f"{index}.bin", image)
+    if isinstance(image, Bytes):
+        return field, (f"{index}.bin", bytes(image))
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
+        path = _path(image)
         return field, (path.name, _read(path, "file"))
     if isinstance(image, Readable) and not isinstance(image, Savable):
         name = getattr(image, "name", None)
         shown = Path(name).name if isinstance(name, str) else f"{index}.bin"
-        return field, (shown, image.read())
+        with _reading(shown):
+            return field, (shown, image.read())
     if isinstance(image, Savable):
         kind, data = _encoded(image)
         return field, (f"{index}.{kind}", data)
@@ -70,11 +72,11 @@ def parts(field: str, images: Image | Iterable[Image]) -> list[Part]:
 
     Raises `NotSent`, or `TypeError` for what is no image.
     """
-    if isinstance(images, str | os.PathLike) and (folder := Path(images)).is_dir():
+    if isinstance(images, str | os.PathLike) and _is_folder(folder := _path(images)):
         images = _files_in(folder)
         if not images:
             raise NotSent(f"{folder} holds no images; those in its sub-folders are not looked for")
-    if isinstance(images, bytes | str | os.PathLike | Readable | Savable):
+    if isinstance(images, Bytes | str | os.PathLike | Readable | Savable):
         return [part(field, 0, images)]
     return [part(field, index, image) for index, image in enumerate(images)]
 
@@ -84,18 +86,22 @@ def labelled(
 ) -> tuple[list[Part], dict[str, list[str]]]:
     """Files and fields of a form that hold labelled images, under these field names.
 
-    Raises as `parts`.
+    Raises as `parts`, and `NotSent` for a class without images.
     """
     if isinstance(support, Mapping):
         files: list[Part] = []
         texts: list[str] = []
         for label, mine in support.items():
             found = parts(images, mine)
+            if not found:
+                raise NotSent(f"the class {label} has no images")
             files += found
             texts += [label] * len(found)
+        if not files:
+            raise NotSent("there are no classes")
         return files, {labels: texts}
-    path = Path(support)
-    if not path.is_dir():
+    path = _path(support)
+    if not _is_folder(path):
         return [(archive, (path.name, _read(path, "folder or zip")))], {}
     by_file = _labels(path)
     files = [(images, (str(file), _read(path / file, "file"))) for file in by_file]
@@ -140,13 +146,27 @@ def _is_junk(name: str) -> bool:
     return name in _JUNK or name.startswith(".")
 
 
-def _read(path: Path, kind: str) -> bytes:
+def _is_folder(path: Path) -> bool:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise NotSent(f"no such {kind}: {path}") from None
-    except OSError as error:
-        raise NotSent(f"{path} cannot be read: {error.strerror or error}") from None
+        return path.is_dir()
+    except OSError:  # such as too long a name; reading it says so
+        return False
+
+
+def _path(given: str | os.PathLike[str]) -> Path:
+    if not os.fspath(given):  # `Path` takes it for the folder that the program is in
+        raise NotSent("an empty path names no file")
+    return Path(given)
+
+
+def _read(path: Path, kind: str) -> bytes:
+    shown = str(path)[:200]  # it may be no path, but an image as text
+    with _reading(shown):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            pass
+    raise NotSent(f"no such {kind}: {shown}")
 
 
 def _encoded(image: Savable) -> tuple[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,11 @@ def test_every_form_of_images_answers_alike(client: Client, tmp_path: Path) -> N
         {"cat": CAT, "dog": [DOG]},
         {"cat": str(folder / "cat" / "1.png"), "dog": picture},
         {"cat": folder / "cat", "dog": io.BytesIO(DOG)},
+        {"cat": bytearray(CAT), "dog": [memoryview(DOG)]},
         folder,
         archive,
     ]
-    queries = [[DOG, CAT], [picture, io.BytesIO(CAT)], [folder / "dog" / "1.png", CAT]]
+    queries = [[DOG, CAT], [picture, io.BytesIO(CAT)], [folder / "dog" / "1.png", bytearray(CAT)]]
     answers = [client.classify("mean", s, [DOG, CAT]) for s in supports]
     answers += [client.classify("mean", supports[0], q) for q in queries]
     for answer in answers:
@@ -168,16 +170,34 @@ def test_a_folder_is_refused_in_the_words_of_the_command_line(
 
 
 def test_images_that_are_not_there_are_told_before_anything_is_sent(tmp_path: Path) -> None:
-    support = ROOT / "samples" / "support"
+    support, long = ROOT / "samples" / "support", "data:image/png;base64," + "aGVsbG8=" * 999
+    shut = io.BytesIO(CAT)
+    shut.close()
     with Client("http://127.0.0.1:1") as client:
+        ask: Callable[[object], object] = lambda q: client.ask("set_x", "mean", q)  # type: ignore[arg-type]  # noqa: E731
         for call, words in (
-            (lambda: client.ask("set_x", "mean", support), f"{support} holds no images"),
-            (lambda: client.ask("set_x", "mean", []), "no images to ask about"),
+            (lambda: ask(support), f"{support} holds no images"),
+            (lambda: ask([]), "no images to ask about"),
+            (lambda: ask(""), "an empty path"),
+            (lambda: ask(long), "cannot be read: File name too long"),
+            (lambda: ask("a\0b"), "cannot be read: embedded null byte"),
+            (lambda: ask(shut), "0.bin cannot be read: I/O operation on closed file"),
             (lambda: client.classify("mean", support, "nope.png"), "no such file: nope.png"),
             (lambda: client.create_set("nope"), "no such folder or zip: nope"),
             (lambda: client.create_set({"cat": tmp_path}), f"{tmp_path} holds no images"),
+            (lambda: client.create_set(""), "an empty path"),
+            (lambda: client.create_set({}), "there are no classes"),
+            (lambda: client.create_set({"cat": CAT, "dog": []}), "the class dog has no images"),
+            (lambda: client.create_set(long), "cannot be read: File name too long"),
             (lambda: client.add("set_x", tmp_path), "has no folders of images"),
+            (lambda: client.add("set_x", {}), "there are no classes"),
+            (lambda: client.add("set_x", {"a\udc80": CAT}), r"'a\udc80' cannot be sent"),
         ):
             with pytest.raises(NotSent, match=re.escape(words)) as refused:
                 call()
             assert refused.value.__cause__ is None
+            assert len(str(refused.value)) < 300
+
+
+def test_a_set_without_images_is_still_made(client: Client) -> None:
+    assert told(client.create_set()) == ([], [])
