@@ -58,15 +58,19 @@ class Call(Generic[T]):
     body: object = None
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        return client.build_request(
-            self.method,
-            self.path,
-            params=self.params or None,
-            headers=self.headers,
-            data=self.form,
-            files=self.files or None,
-            json=self.body,
-        )
+        """Raises `NotSent` for text that has no UTF-8, such as some names of files."""
+        try:
+            return client.build_request(
+                self.method,
+                self.path,
+                params=self.params or None,
+                headers=self.headers,
+                data=self.form,
+                files=self.files or None,
+                json=self.body,
+            )
+        except UnicodeEncodeError as error:
+            raise NotSent(f"{error.object[:200]!a} cannot be sent: it has no UTF-8") from None
 
 
 def models() -> Call[list[Model]]:
@@ -132,14 +136,17 @@ def create_set(
     ttl: int | None = None,
     idempotency_key: str | None = None,
 ) -> Call[AddedExamples]:
-    """Register a support set, empty or with its images; `ttl` is seconds after the last use."""
-    files, fields = labelled(support, "images", "labels", "archive") if support else ([], {})
+    """Register a support set, empty (None) or with its images; `ttl` is seconds after the last
+    use."""
+    files, fields = (
+        ([], {}) if support is None else labelled(support, "images", "labels", "archive")
+    )
     form: dict[str, Any] = {**fields, "name": name}
     if metadata is not None:
         form["metadata"] = json.dumps(metadata)
     if ttl is not None:
         form["ttl"] = str(ttl)
-    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+    headers = _once(idempotency_key)
     parse = _document(AddedExamples)
     return Call("POST", "/v1/support-sets", parse, True, headers=headers, form=form, files=files)
 
@@ -189,7 +196,7 @@ def add(
 ) -> Call[AddedExamples]:
     """Add labelled images; the results say what became of each."""
     files, form = labelled(support, "images", "labels", "archive")
-    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex} | _if_match(if_revision)
+    headers = _once(idempotency_key) | _if_match(if_revision)
     path, parse = f"{_set(set_id)}/examples", _document(AddedExamples)
     return Call("POST", path, parse, True, headers=headers, form=form, files=files)
 
@@ -203,7 +210,7 @@ def examples(set_id: str, limit: int = 100, cursor: str | None = None) -> Call[E
 def image(set_id: str, example_id: str) -> Call[bytes]:
     """An example's image, byte for byte as it was sent."""
     path = f"{_set(set_id)}/examples/{_segment(example_id)}/image"
-    return Call("GET", path, lambda response: response.content, True)
+    return Call("GET", path, _bytes("image/"), True)
 
 
 def delete_example(set_id: str, example_id: str, *, if_revision: int | None = None) -> Call[None]:
@@ -212,10 +219,14 @@ def delete_example(set_id: str, example_id: str, *, if_revision: int | None = No
     return Call("DELETE", path, _nothing, False, headers=_if_match(if_revision))
 
 
-def evaluate(set_id: str, models: Iterable[str] | None = None) -> Call[Evaluation]:
-    """Judge models (None: all) by leaving one example out at a time. It may take long: allow for
-    that with the client's `timeout`, or name the models."""
-    form = {"models": list(models)} if models is not None else None
+def evaluate(set_id: str, models: str | Iterable[str] | None = None) -> Call[Evaluation]:
+    """Judge one model or several (None: all) by leaving one example out at a time. It may take
+    long: allow for that with the client's `timeout`, or name the models."""
+    form = None
+    if models is not None:
+        form = {"models": [models] if isinstance(models, str) else list(models)}
+        if not form["models"]:
+            raise NotSent("there are no models to judge; None stands for all")
     return Call("POST", f"{_set(set_id)}/evaluations", _document(Evaluation), True, form=form)
 
 
@@ -226,7 +237,16 @@ def classifier(
     chosen = {"model": model, "steps": steps, "inner_lr": inner_lr}
     params = {name: str(value) for name, value in chosen.items() if value is not None}
     path = f"{_set(set_id)}/classifier.onnx"
-    return Call("GET", path, lambda response: response.content, True, params=params)
+    return Call("GET", path, _bytes("application/octet-stream"), True, params=params)
+
+
+def header(what: str, text: str) -> str:
+    """`text` as a header's value, without the white space around it: a key that is read from a file
+    often ends its line. Raises `NotSent`, which does not hold `text`, for it may be a secret."""
+    text = text.strip()
+    if not (text and text.isascii() and text.isprintable()):
+        raise NotSent(f"{what} must be printable ASCII characters, at least one")
+    return text
 
 
 def _options(
@@ -252,6 +272,11 @@ def _page(limit: int, cursor: str | None) -> dict[str, str]:
     return {"limit": str(limit)} | ({} if cursor is None else {"cursor": cursor})
 
 
+def _once(key: str | None) -> dict[str, str]:
+    text = uuid.uuid4().hex if key is None else header("idempotency_key", key)
+    return {"Idempotency-Key": text}
+
+
 def _if_match(revision: int | None) -> dict[str, str]:
     return {} if revision is None else {"If-Match": f'"{revision}"'}
 
@@ -261,9 +286,9 @@ def _set(set_id: str) -> str:
 
 
 def _segment(text: str) -> str:
-    """An id within a path. Raises `ValueError` for what would lead elsewhere."""
+    """An id within a path. Raises `NotSent` for what would lead elsewhere."""
     if text in ("", ".", ".."):
-        raise ValueError(f"{text!r} is no id")
+        raise NotSent(f"{text!r} is no id")
     return quote(text, safe="")
 
 
@@ -273,6 +298,17 @@ def _document(kind: type[D]) -> Callable[[httpx.Response], D]:
             return kind.model_validate_json(response.content)
         except ValidationError as error:
             raise of_stranger(response) from error
+
+    return parse
+
+
+def _bytes(kind: str) -> Callable[[httpx.Response], bytes]:
+    """`kind` is what the content type begins with."""
+
+    def parse(response: httpx.Response) -> bytes:
+        if not response.headers.get("content-type", "").lower().startswith(kind):
+            raise of_stranger(response)
+        return response.content
 
     return parse
 

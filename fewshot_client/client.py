@@ -6,14 +6,15 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_args, get_type_hints
 
 import httpx
 
 from fewshot_client import calls
-from fewshot_client.calls import Call
-from fewshot_client.errors import ConnectionFailed, of_response
+from fewshot_client.calls import Call, header
+from fewshot_client.errors import ConnectionFailed, NotSent, of_response
 from fewshot_client.retry import Retry
 
 P = ParamSpec("P")
@@ -30,16 +31,26 @@ def _options(
     address: str, api_key: str | None, timeout: float, headers: Mapping[str, str] | None
 ) -> dict[str, Any]:
     # The service drops the work of those who no longer wait for it.
-    sent = {"X-Request-Timeout": f"{timeout:g}", **(headers or {})}
+    sent = {"X-Request-Timeout": f"{timeout:g}"}
+    sent |= {name: header(f"the header {name}", text) for name, text in (headers or {}).items()}
     if api_key is not None:
-        sent["Authorization"] = f"Bearer {api_key}"
+        sent["Authorization"] = f"Bearer {header('the API key', api_key)}"
     return {
-        "base_url": address,
+        "base_url": _url(address),
         "headers": sent,
         "timeout": httpx.Timeout(
             timeout, connect=min(timeout, _CONNECT_S), read=timeout + _ANSWER_S
         ),
     }
+
+
+def _url(address: str) -> httpx.URL:
+    """Raises `NotSent` without the address, in which there may be a password."""
+    with suppress(httpx.InvalidURL):
+        url = httpx.URL(address)
+        if url.scheme in ("http", "https") and url.host:
+            return url
+    raise NotSent("the address must be one like http://127.0.0.1:8000, with http:// or https://")
 
 
 def _sent(call: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
@@ -79,8 +90,9 @@ class Client:
 
     The service is given `timeout` seconds for each try, and its answer 5 more to arrive; `retry`
     says when to try again. Every method raises `FewshotError`: `ApiError` with the problem
-    document, `ConnectionFailed`, or `NotSent` for images that are not there. `transport` is
-    httpx's, for proxies and tests. One client may be used from many threads.
+    document, `ConnectionFailed`, or `NotSent` for what cannot be sent, such as images that are not
+    there; so does making a client of a wrong address, key or header. `transport` is httpx's, for
+    proxies and tests. One client may be used from many threads.
     """
 
     def __init__(

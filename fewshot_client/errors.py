@@ -21,7 +21,7 @@ class ConnectionFailed(FewshotError):
 
 
 class NotSent(FewshotError, ValueError):
-    """What was given holds no images, or cannot be read; the service was not asked."""
+    """What was given is empty, or cannot be read or sent; the service was not asked."""
 
 
 class ApiError(FewshotError):
@@ -31,6 +31,11 @@ class ApiError(FewshotError):
         super().__init__(f"{problem.status} {problem.kind}: {problem.detail}")
         self.problem = problem
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[ApiError], tuple[Problem, float | None]]:
+        # An exception is pickled by its `args`, which hold the words: a pool of processes would
+        # hang over one that cannot be made again.
+        return type(self), (self.problem, self.retry_after)
 
     @property
     def status(self) -> int:
@@ -94,8 +99,10 @@ _STATUSES: dict[int, type[ApiError]] = {
 }
 
 
-def of_response(response: httpx.Response) -> ApiError:
-    """The exception for an answer of 400 or more, be it the service's or a proxy's."""
+def of_response(response: httpx.Response) -> FewshotError:
+    """The exception for an answer that is no success, be it the service's or a proxy's."""
+    if response.status_code < 400:
+        return of_stranger(response)
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
@@ -112,9 +119,12 @@ def of_response(response: httpx.Response) -> ApiError:
 
 def of_stranger(response: httpx.Response) -> ConnectionFailed:
     """The exception for an answer below 400 that is not what the service answers."""
+    url = response.url.copy_with(userinfo=b"")  # without what may be a password
     kind = response.headers.get("content-type", "no content type")
+    location = response.headers.get("location")
+    elsewhere = f", pointing to {location[:200]}" if location else ""
     return ConnectionFailed(
-        f"{response.url} answered {response.status_code} ({kind}), but not as the service does: "
+        f"{url} answered {response.status_code} ({kind}){elsewhere}, but not as the service does: "
         "look for a proxy that answers in its place, or a service of another version"
     )
 
@@ -126,5 +136,5 @@ def retry_after(response: httpx.Response) -> float | None:
         return float(text[:9])
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

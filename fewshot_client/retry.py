@@ -11,6 +11,8 @@ from fewshot_client.errors import retry_after
 
 #: The request never got to the service.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+#: Nor would it on another try: it is not HTTP.
+_CANNOT_BE_SENT = (httpx.LocalProtocolError, httpx.UnsupportedProtocol)
 #: The service refused it before doing anything that counts.
 _REFUSED = (429,)
 #: It may have been done: a database may commit what it could not confirm.
@@ -43,6 +45,8 @@ class Retry:
                 repeatable and outcome.status_code in _UNKNOWN
             )
             asked = retry_after(outcome)
+        elif isinstance(outcome, _CANNOT_BE_SENT):
+            safe = False
         else:
             safe = repeatable or isinstance(outcome, _NOT_SENT)
         if not safe:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, runtime_checkable
 
 from fewshot_client.errors import NotSent
 
 
 @runtime_checkable
 class Savable(Protocol):
-    """A PIL image, known by its method, so that Pillow need not be installed."""
+    """A PIL image, known by its methods, so that Pillow need not be installed."""
 
-    def save(self, fp: io.BytesIO, format: str) -> object: ...
+    @property
+    def mode(self) -> str: ...
+
+    def load(self) -> object: ...
+
+    def getexif(self) -> MutableMapping[int, Any]: ...
+
+    def save(self, fp: io.BytesIO, format: str, *, exif: object, compression: str) -> object: ...
 
 
 @runtime_checkable
@@ -25,45 +33,50 @@ class Readable(Protocol):
     def read(self) -> bytes: ...
 
 
+Bytes = bytes | bytearray | memoryview
 #: One image: its bytes, a path, an open binary file, or a PIL image.
-Image = bytes | str | os.PathLike[str] | Readable | Savable
-#: Labelled images: label -> images, or a path of a folder or zip with a folder per class.
+Image = Bytes | str | os.PathLike[str] | Readable | Savable
+#: Labelled images: label -> images, or a path of a folder or zip with a folder per class, every
+#: file of which is sent but for hidden ones: the service tells what is no image.
 Support = Mapping[str, Image | Iterable[Image]] | str | os.PathLike[str]
 Part = tuple[str, tuple[str, bytes]]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+#: What operating systems leave behind, beside what begins with a dot; as the service has it.
+_JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+#: EXIF's tag of how a picture is to be turned, and what turns it.
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)
 
 
 def part(field: str, index: int, image: Image) -> Part:
     """A file of a form. Raises `NotSent`, or `TypeError` for what is no image."""
-    if isinstance(image, bytes):
-        return field, (f"{index}.bin", image)
+    if isinstance(image, Bytes):
+        return field, (f"{index}.bin", bytes(image))
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
+        path = _path(image)
         return field, (path.name, _read(path, "file"))
     if isinstance(image, Readable) and not isinstance(image, Savable):
         name = getattr(image, "name", None)
         shown = Path(name).name if isinstance(name, str) else f"{index}.bin"
-        return field, (shown, image.read())
+        with _reading(shown):
+            return field, (shown, image.read())
     if isinstance(image, Savable):
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        return field, (f"{index}.png", buffer.getvalue())
+        kind, data = _encoded(image)
+        return field, (f"{index}.{kind}", data)
     raise TypeError(
         f"{type(image).__name__} is no image: send bytes, a path, a file or a PIL image"
     )
 
 
 def parts(field: str, images: Image | Iterable[Image]) -> list[Part]:
-    """Files of a form, from one image or several; a folder stands for the images in it.
+    """Files of a form, from one image or several; a folder stands for the files in it.
 
     Raises `NotSent`, or `TypeError` for what is no image.
     """
-    if isinstance(images, str | os.PathLike) and (folder := Path(images)).is_dir():
-        images = _images_in(folder)
+    if isinstance(images, str | os.PathLike) and _is_folder(folder := _path(images)):
+        images = _files_in(folder)
         if not images:
             raise NotSent(f"{folder} holds no images; those in its sub-folders are not looked for")
-    if isinstance(images, bytes | str | os.PathLike | Readable | Savable):
+    if isinstance(images, Bytes | str | os.PathLike | Readable | Savable):
         return [part(field, 0, images)]
     return [part(field, index, image) for index, image in enumerate(images)]
 
@@ -73,34 +86,123 @@ def labelled(
 ) -> tuple[list[Part], dict[str, list[str]]]:
     """Files and fields of a form that hold labelled images, under these field names.
 
-    Raises as `parts`.
+    Raises as `parts`, and `NotSent` for a class without images.
     """
     if isinstance(support, Mapping):
         files: list[Part] = []
         texts: list[str] = []
         for label, mine in support.items():
             found = parts(images, mine)
+            if not found:
+                raise NotSent(f"the class {label} has no images")
             files += found
             texts += [label] * len(found)
+        if not files:
+            raise NotSent("there are no classes")
         return files, {labels: texts}
-    path = Path(support)
-    if not path.is_dir():
+    path = _path(support)
+    if not _is_folder(path):
         return [(archive, (path.name, _read(path, "folder or zip")))], {}
-    folders = sorted(child for child in path.iterdir() if child.is_dir())
-    by_class = {folder.name: _images_in(folder) for folder in folders if folder.name[0] != "."}
-    if not any(by_class.values()):
-        raise NotSent(f"{path} has no folders of images, one per class")
-    return labelled(by_class, images, labels, archive)
+    by_file = _labels(path)
+    files = [(images, (str(file), _read(path / file, "file"))) for file in by_file]
+    return files, {labels: list(by_file.values())}
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
+def _labels(folder: Path) -> dict[PurePosixPath, str]:
+    """The files below a folder and their labels, as the service finds them in a zip of it: a label
+    is a file's folder, below the folder that all of them share. Raises `NotSent`."""
+    files, folders = [], []
+    with _reading(str(folder)):
+        for place, inside, names in os.walk(folder, onerror=_raise, followlinks=True):
+            inside[:] = [name for name in inside if not _is_junk(name)]
+            below = PurePosixPath(Path(place).relative_to(folder).as_posix())
+            folders += [below / name for name in inside]
+            files += [below / name for name in names if not _is_junk(name)]
+    if not files:
+        raise NotSent(f"{folder} has no folders of images, one per class")
+    files.sort()
+    if outside := [file for file in files if len(file.parts) < 2]:
+        detail = f"{folder}: {outside[0]} lies outside a class folder; use one folder per class"
+        raise NotSent(detail)
+    filled = {parent for file in files for parent in file.parents}
+    if empty := sorted(set(folders) - filled):
+        raise NotSent(f"{folder}: the class folder {empty[0]} has no images")
+    depth = 0
+    while all(len(f.parts) > depth + 2 for f in files) and len({f.parts[depth] for f in files}) < 2:
+        depth += 1
+    return {file: "/".join(file.parts[depth:-1]) for file in files}
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _files_in(folder: Path) -> list[Path]:
+    with _reading(str(folder)):
+        return sorted(p for p in folder.iterdir() if not _is_junk(p.name) and p.is_file())
+
+
+def _is_junk(name: str) -> bool:
+    return name in _JUNK or name.startswith(".")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # such as too long a name; reading it says so
+        return False
+
+
+def _path(given: str | os.PathLike[str]) -> Path:
+    if not os.fspath(given):  # `Path` takes it for the folder that the program is in
+        raise NotSent("an empty path names no file")
+    return Path(given)
 
 
 def _read(path: Path, kind: str) -> bytes:
+    shown = str(path)[:200]  # it may be no path, but an image as text
+    with _reading(shown):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            pass
+    raise NotSent(f"no such {kind}: {shown}")
+
+
+def _encoded(image: Savable) -> tuple[str, bytes]:
+    """A PIL image as a file, "png" or "tiff". Raises `NotSent`."""
+    with _reading("a PIL image"):
+        image.load()  # first, for a TIFF turns itself upright as it loads
+    exif = _exif(image)
+    for kind in ("png", "tiff"):  # the second holds CMYK and floats, too
+        buffer = io.BytesIO()
+        try:
+            image.save(buffer, kind, exif=exif, compression="raw")
+        except (OSError, ValueError) as error:
+            reason = str(error)
+        else:
+            return kind, buffer.getvalue()
+    raise NotSent(f"a PIL image of mode {image.mode} cannot be sent: {reason}; convert it to RGB")
+
+
+def _exif(image: Savable) -> object:
+    """How the image is to be turned, and nothing else of what its EXIF tells: some of that may be
+    broken, and a TIFF's tells how its own pixels were stored."""
+    with suppress(Exception):  # as the service does, which reads such images all the same
+        exif = image.getexif()
+        if (turned := exif.get(_ORIENTATION)) in _TURNED:
+            kept = type(exif)()
+            kept[_ORIENTATION] = turned
+            return kept
+    return b""
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raises `NotSent` for whatever goes wrong meanwhile: the decoders of images raise nearly
+    anything, and so do files that are none of the disk's."""
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise NotSent(f"no such {kind}: {path}") from None
-    except OSError as error:
-        raise NotSent(f"{path} cannot be read: {error.strerror or error}") from None
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise NotSent(f"{what} cannot be read: {reason}") from None

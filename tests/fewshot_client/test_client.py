@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import pickle
 import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+import traceback
 from pathlib import Path
 
 import httpx
@@ -17,11 +20,14 @@ from PIL import Image
 
 import fewshot_client
 from fewshot_client import (
+    ApiError,
     AsyncClient,
     Client,
     ConnectionFailed,
+    FewshotError,
     Gone,
     InvalidRequest,
+    NotAllowed,
     NotFound,
     NotSent,
     Outdated,
@@ -29,27 +35,12 @@ from fewshot_client import (
     SupportSet,
     Unavailable,
 )
-from tests.service.asking import encoded, noise, zipped
+from tests.fewshot_client.conftest import PATIENT
+from tests.service.asking import encoded, noise
 from tests.service.process import Server, serving
 from tests.service.zoo import build_zoo
 
 ROOT = Path(__file__).parents[2]
-PATIENT = 120.0
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("client")
-    zoo = build_zoo(tmp_path_factory.mktemp("zoo"))
-    with serving(zoo, folder, "--data-dir", folder / "data") as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.base, timeout=PATIENT) as client:
-        yield client
-
 
 CAT, DOG = (encoded(noise(seed)) for seed in (1, 2))
 
@@ -85,32 +76,6 @@ def test_models_and_limits(client: Client) -> None:
     assert caught.value.problem.request_id
 
 
-def test_every_form_of_images_answers_alike(client: Client, tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    for label, data in (("cat", CAT), ("dog", DOG)):
-        (folder / label).mkdir(parents=True)
-        (folder / label / "1.png").write_bytes(data)
-        (folder / label / "notes.txt").write_text("not an image")
-    (folder / ".cache").mkdir()
-    archive = tmp_path / "set.zip"
-    archive.write_bytes(zipped({"cat/1.png": CAT, "dog/1.png": DOG}))
-    picture = Image.open(io.BytesIO(DOG))
-    supports = [
-        {"cat": CAT, "dog": [DOG]},
-        {"cat": str(folder / "cat" / "1.png"), "dog": picture},
-        {"cat": folder / "cat", "dog": io.BytesIO(DOG)},
-        folder,
-        archive,
-    ]
-    queries = [[DOG, CAT], [picture, io.BytesIO(CAT)], [folder / "dog" / "1.png", CAT]]
-    answers = [client.classify("mean", s, [DOG, CAT]) for s in supports]
-    answers += [client.classify("mean", supports[0], q) for q in queries]
-    for answer in answers:
-        assert answer.classes == ["cat", "dog"]
-        assert answer.labels == ["dog", "cat"]
-        assert answer.predictions[0].probabilities == answers[0].predictions[0].probabilities
-
-
 def test_options_reach_the_server(client: Client) -> None:
     color = [encoded(noise(seed, (16, 16, 3))) for seed in range(3)]
     support = {"a": color[0], "b": color[1]}
@@ -134,24 +99,19 @@ def test_faults_are_exceptions_with_the_problem(client: Client) -> None:
         client.classify("none", {"a": CAT, "b": DOG}, CAT)
     with pytest.raises(TypeError, match="int is no image"):
         client.classify("mean", {"a": [1]}, CAT)  # type: ignore[dict-item]
-    with pytest.raises(ValueError, match="is no id"):
+    with pytest.raises(NotSent, match="is no id"):
         client.get_set("..")
 
 
-def test_images_that_are_not_there_are_told_before_anything_is_sent(tmp_path: Path) -> None:
-    support = ROOT / "samples" / "support"
-    with Client("http://127.0.0.1:1") as client:
-        for call, words in (
-            (lambda: client.ask("set_x", "mean", support), f"{support} holds no images"),
-            (lambda: client.ask("set_x", "mean", []), "no images to ask about"),
-            (lambda: client.classify("mean", support, "nope.png"), "no such file: nope.png"),
-            (lambda: client.create_set("nope"), "no such folder or zip: nope"),
-            (lambda: client.create_set({"cat": tmp_path}), f"{tmp_path} holds no images"),
-            (lambda: client.add("set_x", tmp_path), "has no folders of images"),
-        ):
-            with pytest.raises(NotSent, match=re.escape(words)) as refused:
-                call()
-            assert refused.value.__cause__ is None
+def test_faults_go_from_process_to_process(client: Client) -> None:
+    """As they do out of a pool's worker, which dies or hangs over one that cannot."""
+    with pytest.raises(InvalidRequest) as caught:
+        client.classify("mean", {"a": CAT, "b": b"text"}, CAT)
+    faults: list[FewshotError] = [caught.value, NotSent("a"), ConnectionFailed("b")]
+    faults += [kind(caught.value.problem, 2.0) for kind in (ApiError, *ApiError.__subclasses__())]
+    for fault in faults:
+        again = pickle.loads(pickle.dumps(fault))
+        assert (type(again), str(again), vars(again)) == (type(fault), str(fault), vars(fault))
 
 
 def test_a_support_set_from_its_making_to_its_end(client: Client) -> None:
@@ -194,6 +154,9 @@ def test_a_set_is_judged_and_taken_away(client: Client) -> None:
     assert len(client.evaluate(key).models) == len(client.models())
     with pytest.raises(NotFound):
         client.evaluate(key, ["none"])
+    assert [each.model for each in client.evaluate(key, "mean").models] == ["mean"]
+    with pytest.raises(NotSent, match="no models to judge"):
+        client.evaluate(key, [])
 
     session = onnxruntime.InferenceSession(client.classifier(key, "mean"))
     labels = session.get_modelmeta().custom_metadata_map["labels"]
@@ -315,10 +278,101 @@ def test_a_page_in_place_of_the_service_s_answer_is_said_to_be_one() -> None:
                 await client.limits()
 
     with Client("http://x", transport=httpx.MockTransport(page)) as client:
-        for call in (client.models, lambda: client.get_set("s"), lambda: client.delete_set("s")):
+        for call in (
+            client.models,
+            lambda: client.get_set("s"),
+            lambda: client.delete_set("s"),
+            lambda: client.classifier("s", "mean"),
+            lambda: client.image("s", "e"),
+        ):
             with pytest.raises(ConnectionFailed, match=r"answered 200 \(text/html.*a proxy"):
                 call()
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("status", [301, 307])
+def test_an_answer_that_points_elsewhere_says_where(status: int) -> None:
+    def moved(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers={"Location": "https://y/"}, request=request)
+
+    with (
+        Client("http://name:secret@x", transport=httpx.MockTransport(moved)) as client,
+        pytest.raises(
+            ConnectionFailed, match=f"answered {status} .*pointing to https://y/"
+        ) as said,
+    ):
+        client.models()
+    assert "secret" not in str(said.value)
+
+
+def test_a_time_that_no_clock_tells_is_no_time_to_wait() -> None:
+    def late(request: httpx.Request) -> httpx.Response:
+        never = {"Retry-After": "Mon, 01 Jan 99999999999 00:00:00 GMT"}
+        return httpx.Response(503, headers=never, request=request)
+
+    with (
+        Client("http://x", transport=httpx.MockTransport(late), retry=Retry(0)) as client,
+        pytest.raises(Unavailable) as caught,
+    ):
+        client.models()
+    assert caught.value.retry_after is None
+
+
+def test_a_key_may_end_its_line(tmp_path: Path) -> None:
+    """As it does where it is read from a file."""
+    command = [sys.executable, str(ROOT / "fewshot.py"), "keys", "create", "me", "--json"]
+    made = subprocess.run([*command, "--data-dir", tmp_path], capture_output=True, check=True)
+    line = json.loads(made.stdout)["key"] + "\n"
+    with serving(build_zoo(tmp_path / "zoo"), tmp_path, "--data-dir", tmp_path) as closed:
+        with Client(closed.base, api_key=line, headers={"X-Team": " north\n"}) as client:
+            assert client.models()
+        with pytest.raises(NotAllowed), Client(closed.base, api_key="other") as client:
+            client.models()
+
+
+@pytest.mark.parametrize("secret", ["", " \n", "secr\u00e9t", "secret\nsecret", "secret\0"])
+def test_what_is_no_header_is_refused_and_not_shown(secret: str) -> None:
+    for make in (
+        lambda: Client("http://127.0.0.1:1", api_key=secret),
+        lambda: AsyncClient("http://127.0.0.1:1", api_key=secret),
+        lambda: Client("http://127.0.0.1:1", headers={"Authorization": secret}),
+        lambda: Client("http://127.0.0.1:1").create_set(idempotency_key=secret),
+        lambda: Client("http://127.0.0.1:1").add("s", {"a": CAT}, idempotency_key=secret),
+    ):
+        with pytest.raises(NotSent, match="must be printable ASCII") as refused:
+            make()
+        assert "secr" not in "".join(traceback.format_exception_only(refused.value))
+        assert refused.value.__cause__ is refused.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "127.0.0.1:8000",
+        "localhost:8000",
+        "http://",
+        "ftp://x",
+        "me:secret@x",
+        "http://x:secret",
+    ],
+)
+def test_an_address_that_is_none_is_refused_and_not_shown(address: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(NotSent, match="with http:// or https://") as refused:
+            kind(address)
+        assert "secret" not in str(refused.value)
+
+
+def test_what_is_not_http_is_not_tried_again(server: Server) -> None:
+    line = Lossy()
+    with (
+        Client(server.base, headers={"X Y": "a"}, transport=line) as client,
+        pytest.raises(ConnectionFailed, match="Illegal header name"),
+    ):
+        client.models()
+    assert line.sent == 1
+    assert Retry().wait(1, True, httpx.UnsupportedProtocol("no http")) is None
 
 
 def test_an_answer_that_cannot_be_read_is_a_fault_of_the_connection() -> None:
