@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import struct
 import zipfile
@@ -146,7 +147,9 @@ def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
     """The same from a folder on disk, sorted by path. Links are followed; it is the user's disk."""
     if not folder.is_dir():
         raise NoSupport(f"{folder} is not a folder")
-    every = [path for path in folder.rglob("*") if not _is_junk(_below(path, folder))]
+    walk = os.walk(folder, followlinks=True)
+    found = (Path(place, name) for place, inside, names in walk for name in (*inside, *names))
+    every = [path for path in found if not _is_junk(_below(path, folder))]
     files = {_below(path, folder): path for path in every if path.is_file()}
     if len(files) > limits.max_files:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_files} files")

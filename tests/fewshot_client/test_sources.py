@@ -152,6 +152,8 @@ def test_a_class_may_be_a_link_to_its_folder(client: Client, tmp_path: Path) -> 
     filled(tmp_path / "set", {"cat/1.png": CAT})
     (tmp_path / "set" / "dog").symlink_to(filled(tmp_path / "dogs", {"2.png": DOG}))
     assert client.classify("mean", tmp_path / "set", DOG).labels == ["dog"]
+    members = read_folder(tmp_path / "set", ArchiveLimits(99, 10**6))  # as the command line does
+    assert [member.label for member in members] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
