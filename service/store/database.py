@@ -37,6 +37,8 @@ ANSWER_S = 5
 #: And for what it writes: large uploads take a while on a slow disk, and a lock is given up first,
 #: so that most writes that are told to have failed have.
 _WRITE_S = 30
+#: How long what has begun is waited for in the end: as long as a lock may hold it up.
+CLOSE_S = _BUSY_S
 _CONNECT_S = 3
 _PROBE_BYTES = 256 << 10
 #: What a database that is gone, full, locked or read-only raises; other faults are ours.
@@ -94,6 +96,15 @@ class Database:
                 self._opened = True
 
     def close(self) -> None:
+        """Wait for what has begun, up to `CLOSE_S`: a database that hangs must not put off the end
+        of the process, which then has to leave the threads that wait for it."""
+        closing = threading.Thread(target=self._close, name="store-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
+        if closing.is_alive():
+            log.warning("the database did not answer within %g s: closed all the same", CLOSE_S)
+
+    def _close(self) -> None:
         self.readers.close()
         self.writers.close()
         self.engine.dispose()
