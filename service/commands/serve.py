@@ -43,6 +43,9 @@ _BACKLOG = 2048
 _OTEL = ("opentelemetry.sdk", "opentelemetry.exporter")
 #: A worker may be busy importing and loading on a loaded machine; killing it would not help.
 _HUNG_SECONDS = 60
+#: A file system in memory, on Linux. Workers keep their metrics in mapped files, and a process that
+#: writes to one for which its disk has no room is killed: uploads could fill `TMPDIR` so far.
+_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def run(arguments: Sequence[str]) -> None:
 @contextmanager
 def _shared_metrics() -> Iterator[None]:
     """A folder through which the workers started under it add up their metrics."""
-    with tempfile.TemporaryDirectory(prefix="fewshot-metrics-") as folder:
+    place = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
+    with tempfile.TemporaryDirectory(prefix="fewshot-metrics-", dir=place) as folder:
         os.environ[MULTIPROCESS] = folder
         try:
             yield

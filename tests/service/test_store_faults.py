@@ -40,16 +40,6 @@ def assert_down(response: httpx.Response) -> None:
     assert "SQL" not in str(document)
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
-    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount).returncode != 0:
-        pytest.skip("no rights to mount a small file system")
-    yield tmp_path
-    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
-
-
 def test_a_full_disk_is_503_and_recovers_when_there_is_room(zoo: Path, full_disk: Path) -> None:
     ballast = full_disk / "ballast"
     settings = Settings(zoo=zoo, device="cpu", data_dir=full_disk / "data")
