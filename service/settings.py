@@ -369,7 +369,8 @@ class Settings(BaseSettings):
         None,
         description="Folder of the embedded database, made where it is missing; by default the "
         "user's data folder. Set it to a volume in a container, and to a disk that is backed up. "
-        "SQLite needs a local disk: no network share.",
+        "SQLite needs a local disk: no network share. It goes unused beside a `database_url`, and "
+        "is refused there as a flag.",
     )
     database_url: SecretStr = Field(
         SecretStr(""),
