@@ -20,13 +20,27 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+)
 
 from models_zoo.cards import ENTRIES
+from models_zoo.names import closest
 
 MB = 1 << 20
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
+_PREFIX = "FEWSHOT_"
+#: Names behind the prefix that are not ours to judge: other parts of the project read them, and
+#: Kubernetes makes them of a service whose name begins with ours, as in FEWSHOT_WEB_SERVICE_HOST.
+_NO_SETTINGS = re.compile(
+    r"data|cache|api_key|test_\w+|(\w+_)?(service_host|service_port\w*)|\w+_port"
+    r"|(\w+_)?port_\d+_(tcp|udp|sctp)\w*"
+)
 _NAME = re.compile(r"[A-Za-z0-9._-]+|[0-9a-fA-F:]+")
 
 
@@ -51,6 +65,12 @@ def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(value.lower() for value in values)
 
 
+def _folder(value: object) -> object:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("empty; name a folder, or leave it unset")
+    return value
+
+
 def _endpoint(value: str) -> str:
     if value and not re.fullmatch(r"https?://[^\s@]+", value):
         raise ValueError("an http:// or https:// address without user and password is wanted")
@@ -69,7 +89,7 @@ class Settings(BaseSettings):
     """Each flag says when to change it. Values outside the bounds are refused at start."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FEWSHOT_",
+        env_prefix=_PREFIX,
         env_file=".env",
         frozen=True,
         extra="ignore",
@@ -103,7 +123,7 @@ class Settings(BaseSettings):
 
     # Models
 
-    zoo: Path = Field(
+    zoo: Annotated[Path, BeforeValidator(_folder)] = Field(
         ENTRIES,
         description="Folder of the zoo, one sub-folder per entry. Change it to serve entries that "
         "you trained yourself instead of the shipped ones.",
@@ -345,11 +365,12 @@ class Settings(BaseSettings):
 
     # Support sets and keys
 
-    data_dir: Path | None = Field(
+    data_dir: Annotated[Path | None, BeforeValidator(_folder)] = Field(
         None,
         description="Folder of the embedded database, made where it is missing; by default the "
         "user's data folder. Set it to a volume in a container, and to a disk that is backed up. "
-        "SQLite needs a local disk: no network share.",
+        "SQLite needs a local disk: no network share. It goes unused beside a `database_url`, and "
+        "is refused there as a flag.",
     )
     database_url: SecretStr = Field(
         SecretStr(""),
@@ -446,6 +467,22 @@ class Settings(BaseSettings):
         "OTEL_EXPORTER_OTLP_ENDPOINT unset too, there is no tracing and none of it is imported. "
         "Needs the `otel` extra.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """A misspelt name would leave its setting at the default without a word."""
+        for source in (EnvSettingsSource(cls), DotEnvSettingsSource(cls)):
+            for name in source.env_vars:  # in small letters, as they are compared
+                bare = name.removeprefix(_PREFIX.lower())
+                if bare in (name, *cls.model_fields) or _NO_SETTINGS.fullmatch(bare):
+                    continue
+                near = [_PREFIX + each.upper() for each in closest(bare, cls.model_fields)]
+                hint = f"did you mean {' or '.join(near)}? " if near else ""
+                raise ValueError(
+                    f"no setting {name.upper()}; {hint}`fewshot serve --help` names all"
+                )
+        return given
 
     @model_validator(mode="before")
     @classmethod

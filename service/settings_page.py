@@ -18,8 +18,9 @@ HEAD = """\
 <!-- Made by `python -m service.settings_page`; the text stands in service/settings.py. -->
 
 Each setting is a flag of `fewshot serve`, an environment variable, and a line of a file `.env` in
-the working directory, in this order of precedence. A value outside its bounds, or an unsafe
-combination, is refused at start in one line with exit code 2.
+the working directory, in this order of precedence. A value outside its bounds, an unsafe
+combination, or a name beginning with `FEWSHOT_` that is no setting, is refused at start in one line
+with exit code 2.
 """
 
 

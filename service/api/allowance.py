@@ -21,7 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.auth import OPEN, Caller
 from service.middleware import refuse
 from service.problems import Problem, QuotaExceeded, RateExceeded
+from service.store.database import ANSWER_S
 from service.store.store import Store
+from service.store.threads import in_time
 
 _DAY_S = 86_400
 _MOST_CLAIMED = 100
@@ -126,7 +128,7 @@ class Allowance:
         now = self._clock()
         day, until = int(now // _DAY_S), math.ceil(_DAY_S - now % _DAY_S)
         claimed = self._claimed.setdefault(key, _Claimed())
-        async with claimed.lock:
+        async with in_time(ANSWER_S), claimed.lock:  # others of the key wait for the lock as long
             if claimed.day != day:
                 claimed.day, claimed.mine, claimed.left = day, 0, quota
             if not claimed.mine and claimed.left:

@@ -113,7 +113,7 @@ def _database(data_dir: Path | None, make: bool = False) -> Iterator[Database]:
     is not there is an error unless `make`."""
     with user_errors(), quiet_log():
         settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
-        check_data_dir(settings, make)
+        check_data_dir(settings, data_dir is not None, make)
         database = Database(settings.database, threads=1)
         new = database.missing
         if new and not make:

@@ -51,8 +51,15 @@ def check_zoo(zoo: Path) -> None:
         fail(f"{zoo} is not a folder; --zoo wants a folder of zoo entries")
 
 
-def check_data_dir(settings: Settings, make: bool = False) -> None:
-    """Raises `typer.Exit` where the folder cannot be one or, with `make`, cannot be made."""
+def check_data_dir(settings: Settings, flag: bool, make: bool = False) -> None:
+    """Raises `typer.Exit` where the folder cannot be one or, with `make`, cannot be made; and where
+    it would go unused though it was named by the `flag`: images may set it beside a database."""
+    url = settings.database_url.get_secret_value()
+    if flag and url:
+        fail(
+            "--data-dir would go unused: DATABASE_URL or FEWSHOT_DATABASE_URL, in the environment "
+            "or in .env, or --database-url names another database; leave one of them out"
+        )
     folder = settings.data_dir
     if folder is None:
         return
@@ -60,7 +67,7 @@ def check_data_dir(settings: Settings, make: bool = False) -> None:
     there = next((path for path in (folder, *folder.parents) if path.exists()), None)
     if there is not None and not there.is_dir():
         fail(f"--data-dir: {there} is a file; name a folder")
-    if make and not settings.database_url.get_secret_value():
+    if make and not url:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

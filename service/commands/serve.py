@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +43,9 @@ _BACKLOG = 2048
 _OTEL = ("opentelemetry.sdk", "opentelemetry.exporter")
 #: A worker may be busy importing and loading on a loaded machine; killing it would not help.
 _HUNG_SECONDS = 60
+#: A file system in memory, on Linux. Workers keep their metrics in mapped files, and a process that
+#: writes to one for which its disk has no room is killed: uploads could fill `TMPDIR` so far.
+_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def run(arguments: Sequence[str]) -> None:
     with user_errors():
         settings = from_arguments(arguments)
         check_zoo(settings.zoo)
-        check_data_dir(settings, make=True)
+        flag = any(each.partition("=")[0] == "--data-dir" for each in arguments)
+        check_data_dir(settings, flag, make=True)
         _require(settings)
         logging.config.dictConfig(logs.configuration(settings))
         listener = _listen(settings)
@@ -85,7 +89,9 @@ def run(arguments: Sequence[str]) -> None:
     )
     host, port = listener.getsockname()[:2]
     models = sorted(path.parent.name for path in settings.zoo.glob(f"*/{CARD_NAME}"))
-    sys.stdout.write(welcome(host, port, models, closed=_closed(settings)))
+    with closing(Database(settings.database, threads=1)) as database:
+        closed = _closed(settings, database)
+        sys.stdout.write(welcome(host, port, models, database.name, closed=closed))
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # uvicorn has shut down by now and passes the signal on
         if app is not None:
@@ -99,7 +105,8 @@ def run(arguments: Sequence[str]) -> None:
 @contextmanager
 def _shared_metrics() -> Iterator[None]:
     """A folder through which the workers started under it add up their metrics."""
-    with tempfile.TemporaryDirectory(prefix="fewshot-metrics-") as folder:
+    place = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
+    with tempfile.TemporaryDirectory(prefix="fewshot-metrics-", dir=place) as folder:
         os.environ[MULTIPROCESS] = folder
         try:
             yield
@@ -116,31 +123,34 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-def _closed(settings: Settings) -> bool:
+def _closed(settings: Settings, database: Database) -> bool:
     """Whether requests need an API key; a database that does not answer leaves it open here."""
     if settings.auth != "auto":
         return settings.auth == "required"
     with quiet_log():  # the application says what is wrong with the database
-        database = Database(settings.database, threads=1)
         try:
             return not database.missing and Keys(database).any()
         except StoreUnavailable:
             return False
-        finally:
-            database.close()
 
 
 def welcome(
-    host: str, port: int, models: list[str], samples: Path = SAMPLES, closed: bool = False
+    host: str,
+    port: int,
+    models: list[str],
+    database: str,
+    samples: Path = SAMPLES,
+    closed: bool = False,
 ) -> str:
-    """The addresses, and an example that works when pasted into a shell; where the service is
-    `closed`, with an API key in place of KEY."""
+    """The addresses, the models, the `database`'s name, and an example that works when pasted into
+    a shell; where the service is `closed`, with an API key in place of KEY."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     base = f"http://{name}:{port}"
     lines = [
         f"Page        {base}/",
         f"Swagger UI  {base}/docs",
         f"Models      {', '.join(models) or 'none: the zoo is empty'}",
+        f"Database    {database}",
     ]
     if models and samples.is_dir():
         files = [(path.parent.name, path) for path in sorted(samples.glob("support/*/1.png"))]

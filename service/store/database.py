@@ -23,15 +23,22 @@ from sqlalchemy.engine import URL, make_url
 from service.problems import StoreUnavailable
 from service.store import schema
 from service.store.tables import probes
-from service.store.threads import Threads, unavailable
+from service.store.threads import Threads, in_time, unavailable
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: How long a writer of another process is waited for; then 503.
+#: How long somebody else's lock is waited for; then 503.
 _BUSY_S = 10
+#: How long a request waits for what it reads, whatever holds the database up; then 503.
+ANSWER_S = 5
+#: And for what it writes: large uploads take a while on a slow disk, and a lock is given up first,
+#: so that most writes that are told to have failed have.
+_WRITE_S = 30
+#: How long what has begun is waited for in the end: as long as a lock may hold it up.
+CLOSE_S = _BUSY_S
 _CONNECT_S = 3
 _PROBE_BYTES = 256 << 10
 #: What a database that is gone, full, locked or read-only raises; other faults are ours.
@@ -89,17 +96,30 @@ class Database:
                 self._opened = True
 
     def close(self) -> None:
+        """Wait for what has begun, up to `CLOSE_S`: a database that hangs must not put off the end
+        of the process, which then has to leave the threads that wait for it."""
+        closing = threading.Thread(target=self._close, name="store-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
+        if closing.is_alive():
+            log.warning("the database did not answer within %g s: closed all the same", CLOSE_S)
+
+    def _close(self) -> None:
         self.readers.close()
         self.writers.close()
         self.engine.dispose()
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `function`, which reads, in the database's threads. Raises `StoreUnavailable`."""
-        return await self.readers.run(partial(function, *args, **kwargs))
+        """Run `function`, which reads, in the database's threads. Raises `StoreUnavailable`, also
+        where it takes too long."""
+        async with in_time(ANSWER_S):
+            return await self.readers.run(partial(function, *args, **kwargs))
 
     async def run_write(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `function`, which writes, where it holds up no reader. Raises `StoreUnavailable`."""
-        return await self.writers.run(partial(function, *args, **kwargs))
+        """Run `function`, which writes, where it holds up no reader. Raises `StoreUnavailable`,
+        also where it takes too long: it may be done later all the same."""
+        async with in_time(_WRITE_S):
+            return await self.writers.run(partial(function, *args, **kwargs))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -173,7 +193,7 @@ def _engine(where: str | Path, threads: int) -> Engine:
 
 
 def _postgresql(url: URL, threads: int) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=threads,
         max_overflow=0,
@@ -183,6 +203,14 @@ def _postgresql(url: URL, threads: int) -> Engine:
         hide_parameters=True,
         connect_args={"connect_timeout": _CONNECT_S, "tcp_user_timeout": 10_000},
     )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        # As SQLite's `timeout`. Not by an option of the connection: the URL may have some.
+        connection.execute(f"SET lock_timeout = '{_BUSY_S}s'")
+        connection.commit()
+
+    return engine
 
 
 def _sqlite(url: URL, threads: int) -> Engine:

@@ -8,10 +8,11 @@ from contextlib import suppress
 
 from service.problems import StoreUnavailable
 from service.settings import Settings
-from service.store.database import Database
+from service.store.database import ANSWER_S, Database
 from service.store.keys import Keys
 from service.store.records import Limits
 from service.store.sets import SupportSets
+from service.store.threads import in_time
 from service.store.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,10 @@ class Store:
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def check(self) -> None:
-        """Raises `StoreUnavailable` unless the database answers and takes writes."""
-        run = self.run_write if self.database.faulted else self.run
-        await run(self.database.check)
+        """Raises `StoreUnavailable` unless the database answers in time and takes writes."""
+        threads = self.database.writers if self.database.faulted else self.database.readers
+        async with in_time(ANSWER_S):
+            await threads.run(self.database.check)
 
     async def close(self) -> None:
         if self._sweeping is not None:
@@ -53,8 +55,9 @@ class Store:
         while True:
             await asyncio.sleep(self._sweep_s)
             try:
-                # As a reader: writers of requests are let through between its many writes.
-                await self.run(self.sets.sweep)
+                # As a reader: writers of requests are let through between its many writes. It may
+                # take its time, and is not begun again before its end.
+                await self.database.readers.run(self.sets.sweep)
             except StoreUnavailable:
                 pass  # it has been logged
             except Exception:  # must not end the sweeping

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from service.problems import StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -44,6 +48,18 @@ class Threads:
     def close(self) -> None:
         """Wait for what has begun."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@asynccontextmanager
+async def in_time(seconds: float) -> AsyncIterator[None]:
+    """A block that waits for the database: for a lock in it, or because it hangs. Raises
+    `StoreUnavailable` where that takes longer; what a thread has begun is finished all the same."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        log.warning("the database did not answer within %g s", seconds)
+        raise unavailable(f"the database did not answer within {seconds:g} s") from None
 
 
 def unavailable(reason: str) -> StoreUnavailable:

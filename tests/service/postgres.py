@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,21 @@ class Postgres:
     def start_if_stopped(self) -> None:
         if not (self._data / "postmaster.pid").exists():
             self.start()
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Every process of it stands still: connections stay, and nothing is answered."""
+        parent = int((self._data / "postmaster.pid").read_text().split()[0])
+        os.kill(parent, signal.SIGSTOP)  # first, so that no child is missed
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+        processes = [parent, *map(int, children.split())]
+        for process in processes[1:]:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
 
     def new_database(self) -> str:
         """URL of an empty database."""

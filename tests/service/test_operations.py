@@ -261,6 +261,23 @@ def test_workers_that_were_replaced_or_ended_hold_nothing_any_more(
         settled(4, 1)
 
 
+def test_a_full_folder_for_temporary_files_ends_no_worker(
+    zoo: Path, full_disk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("no file system in memory, where the metrics would be")
+    folder = tmp_path_factory.mktemp("server")
+    with serving(zoo, folder, "--workers", 2, TMPDIR=str(full_disk)) as server:
+        workers = worker_ids(server.process.pid, 2)
+        free = os.statvfs(full_disk)
+        (full_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize))
+        for method in ("GET", "PUT", "POST", "DELETE", "PATCH"):  # each is counted anew
+            for path in ("/v1/models", "/v1/support-sets", "/v1/predictions", "/metrics"):
+                for _ in range(4):  # for both workers
+                    httpx.request(method, server.base + path, timeout=PATIENCE)
+        assert worker_ids(server.process.pid, 2) == workers
+
+
 def served(log: Path) -> set[int]:
     """The processes that answered a request for the models."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]

@@ -30,6 +30,7 @@ from service.store.database import Database
 from service.store.keys import Keys
 from service.store.keys import Scope as KeyScope
 from tests.service.asking import assert_problem
+from tests.service.postgres import Postgres
 from tests.service.process import PATIENCE, ROOT, serving
 
 
@@ -46,6 +47,42 @@ def test_the_printed_example_works_when_pasted(server: tuple[str, str]) -> None:
     command = welcome[welcome.index("curl") :].split("\n\n")[0]
     done = subprocess.run(["bash", "-c", command], cwd="/", capture_output=True, text=True)
     assert '"classes":["cross","hook","loop"]' in done.stdout, done.stderr
+
+
+def test_it_says_which_database_it_serves_and_no_password(
+    zoo: Path, tmp_path: Path, postgres: Postgres
+) -> None:
+    with serving(zoo, tmp_path, "--data-dir", tmp_path) as server:
+        assert f"\nDatabase    {tmp_path / 'fewshot.sqlite3'}\n" in server.log.read_text()
+    url = postgres.new_database().replace("postgres@", "postgres:secret-word@")
+    with serving(zoo, tmp_path, DATABASE_URL=url) as server:
+        assert re.search(r"^Database    test\d+ on /\S+$", server.log.read_text(), re.MULTILINE)
+        assert "secret" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("flag", ["--data-dir=mine", "--data-dir mine"])
+@pytest.mark.parametrize("command", ["serve", "keys list"])
+def test_a_data_folder_that_would_go_unused_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, flag: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [*command.split(), *flag.split()]
+    url = "postgresql://shop:secret-word@127.0.0.1:1/sets"
+
+    def refused() -> None:
+        done = CliRunner().invoke(fewshot, arguments)
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+        assert done.stderr.startswith("fewshot: --data-dir would go unused: DATABASE_URL or ")
+        assert "leave one of them out" in done.stderr
+        assert "secret" not in done.output
+
+    for name in ("DATABASE_URL", "FEWSHOT_DATABASE_URL"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, url)
+            refused()
+    (tmp_path / ".env").write_text(f"DATABASE_URL={url}\n")
+    refused()
+    assert not (tmp_path / "mine").exists()
 
 
 def test_where_there_are_keys_the_printed_example_sends_one(zoo: Path, tmp_path: Path) -> None:

@@ -79,6 +79,62 @@ def test_the_usual_name_of_the_database_is_read_everywhere(
 
 
 @pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("FEWSHOT_AUHT", "no setting FEWSHOT_AUHT; did you mean FEWSHOT_AUTH? "),
+        ("fewshot_max_bodymb", "did you mean FEWSHOT_MAX_BODY_MB"),
+        ("FEWSHOT_ZZZ", "no setting FEWSHOT_ZZZ; `fewshot serve --help` names all"),
+        ("FEWSHOT_TEH_DATA_DIR", "no setting FEWSHOT_TEH_DATA_DIR"),
+    ],
+)
+@pytest.mark.parametrize("command", [["serve"], ["keys", "list"]])
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_a_misspelt_name_is_refused_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    hint: str,
+    command: list[str],
+    where: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if where == "file":
+        (tmp_path / ".env").write_text(f"{name}=required\n")
+    else:
+        monkeypatch.setenv(name, "required")
+    refused = run(app, command)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1), refused.output
+    assert hint in refused.stderr
+    assert run(app, ["serve", "--help"]).exit_code == 0
+
+
+def test_names_that_others_read_are_no_misspelt_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "FEWSHOT_DATA",
+        "FEWSHOT_CACHE",
+        "FEWSHOT_API_KEY",
+        "FEWSHOT_TEST_POSTGRES",
+        "FEWSHOT_SERVICE_HOST",
+        "FEWSHOT_SERVICE_PORT_HTTP",
+        "FEWSHOT_PORT_8000_TCP_ADDR",
+        "FEWSHOT_WEB_SERVICE_HOST",
+        "FEWSHOT_WEB_PORT",
+        "FEWSHOT_WEB_PORT_80_TCP",
+        "MY_FEWSHOT_AUHT",
+    ):
+        monkeypatch.setenv(name, "x")
+    assert Settings().auth == "auto"
+
+
+@pytest.mark.parametrize("name", ["FEWSHOT_DATA_DIR", "FEWSHOT_ZOO"])
+def test_an_empty_folder_s_name_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "")
+    refused = run(app, ["serve"])
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1), refused.output
+    assert f"{name.removeprefix('FEWSHOT_').lower()}: empty" in refused.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--port", "65536"], "port: "),

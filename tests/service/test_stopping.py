@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -17,8 +18,9 @@ import yaml
 
 from service.lifecycle import TAIL_S
 from service.settings import Settings
-from service.store.database import _BUSY_S
-from tests.service.asking import assert_problem, encoded, noise
+from service.store.database import CLOSE_S
+from tests.service.asking import SETS, assert_problem, encoded, noise
+from tests.service.postgres import Postgres
 from tests.service.process import PATIENCE, ROOT, Server, serving, worker_ids
 from tests.service.zoo import build_endless
 
@@ -183,7 +185,50 @@ def test_compose_waits_for_longer_than_the_service_takes() -> None:
     grace = Settings.model_fields["shutdown_s"].default
     for name in ("fewshot", "fewshot-gpu"):
         waits = int(compose["services"][name]["stop_grace_period"].removesuffix("s"))
-        assert waits > grace + TAIL_S + _BUSY_S
+        assert waits > grace + TAIL_S + CLOSE_S
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)]
+)
+def test_a_database_that_hangs_does_not_put_off_the_end(
+    zoo: Path, tmp_path: Path, postgres: Postgres, number: int, workers: int
+) -> None:
+    flags = ("--workers", workers, "--shutdown-s", 1)
+    with serving(zoo, tmp_path, *flags, DATABASE_URL=postgres.new_database()) as server:
+        processes = [server.process.pid]
+        if number == signal.SIGINT:  # Ctrl+C is for all processes of a terminal
+            processes += worker_ids(server.process.pid, workers)
+        with postgres.hung():
+            for _ in range(2 * workers):  # so that threads of every worker hang
+                answer = httpx.get(server.base + SETS, timeout=PATIENCE)
+                assert_problem(answer, 503, "store-unavailable")
+            start = time.monotonic()
+            for process in processes:
+                os.kill(process, number)
+            server.process.wait(PATIENCE)
+            assert time.monotonic() - start < 1 + TAIL_S + CLOSE_S + 5
+
+
+def test_a_write_that_has_begun_is_finished_before_the_end(zoo: Path, tmp_path: Path) -> None:
+    file = tmp_path / "fewshot.sqlite3"
+    with serving(zoo, tmp_path, "--data-dir", tmp_path, "--shutdown-s", 1) as server:
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            asked = threading.Thread(
+                target=httpx.post,
+                args=(server.base + SETS,),
+                kwargs={"files": {"name": (None, "late")}, "timeout": PATIENCE},
+            )
+            asked.start()
+            begun(server)
+            stop(server)
+            asked.join()  # it is told after a second that the service stops
+            assert server.process.poll() is None
+            other.execute("ROLLBACK")
+        server.process.wait(PATIENCE)
+        with closing(sqlite3.connect(file)) as other:
+            assert other.execute("SELECT name FROM support_sets").fetchall() == [("late",)]
 
 
 def test_an_idle_server_ends_at_once_or_after_the_drain(zoo: Path, tmp_path: Path) -> None:

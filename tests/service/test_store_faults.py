@@ -6,17 +6,21 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import create_engine, text
 
 from service.app import create_app
 from service.settings import Settings
 from service.store import database as database_module
+from service.store import keys as keys_module
+from service.store.keys import BELIEVED_S, Scope
 from tests.service.asking import SETS, add, ask, ask_set, assert_problem, encoded, make_set, noise
 from tests.service.asking import task as some
 from tests.service.postgres import Postgres
@@ -34,16 +38,6 @@ def assert_down(response: httpx.Response) -> None:
     assert int(response.headers["retry-after"]) >= 1
     assert "sqlite" not in str(document).lower()
     assert "SQL" not in str(document)
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
-    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount).returncode != 0:
-        pytest.skip("no rights to mount a small file system")
-    yield tmp_path
-    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_a_full_disk_is_503_and_recovers_when_there_is_room(zoo: Path, full_disk: Path) -> None:
@@ -128,6 +122,75 @@ def test_postgresql_gone_is_503_and_recovers_when_it_is_back(zoo: Path, postgres
         assert client.get("/readyz").status_code == 200
         assert ask_set(client, set_id, QUERIES).json()["predictions"] == before
         assert add(client, set_id, big(1)).status_code == 201
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Somebody else's transaction keeps everyone from the keys and the sets."""
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with closing(engine.connect()) as other, other.begin():
+        other.execute(text("LOCK TABLE api_keys, support_sets IN ACCESS EXCLUSIVE MODE"))
+        yield
+    engine.dispose()
+
+
+@pytest.mark.parametrize("fault", ["hung", "locked"])
+def test_postgresql_that_does_not_answer_is_503_in_seconds_and_recovers(
+    zoo: Path, postgres: Postgres, fault: str
+) -> None:
+    url = postgres.new_database()
+    with TestClient(create_app(Settings(zoo=zoo, device="cpu", database_url=url))) as client:
+        _, token = client.app.state.store.keys.create("a", [Scope.write])
+        head = {"authorization": f"Bearer {token}", "x-request-timeout": "20"}
+        set_id = make_set(client, some(), head).json()["support_set"]["id"]
+        time.sleep(BELIEVED_S)
+        broken: AbstractContextManager[None] = postgres.hung() if fault == "hung" else locked(url)
+        with broken:
+            start = time.monotonic()
+            if fault == "hung":
+                assert_problem(client.get("/readyz"), 503, "store-unavailable")
+            assert_down(ask_set(client, set_id, QUERIES, head))
+            assert_down(client.get(SETS, headers=head))
+            assert time.monotonic() - start < 3 * database_module.ANSWER_S + 2
+            assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 200
+        assert ask_set(client, set_id, QUERIES, head).status_code == 200
+
+
+def test_somebody_else_s_lock_in_postgresql_is_given_up_and_nothing_is_written_later(
+    zoo: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_BUSY_S", 0.5)
+    url = postgres.new_database()
+    settings = Settings(zoo=zoo, device="cpu", database_url=url, auth="off", store_threads=1)
+    with TestClient(create_app(settings)) as client:
+        with locked(url):
+            start = time.monotonic()
+            assert_down(make_set(client, some()))
+            assert time.monotonic() - start < database_module.ANSWER_S
+        assert client.get(SETS).json()["support_sets"] == []
+
+
+def test_a_write_and_a_quota_do_not_wait_for_a_database_that_hangs_either(
+    zoo: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "BELIEVED_S", 60)  # no look-up tells it first
+    monkeypatch.setattr(database_module, "_WRITE_S", 2)
+    settings = Settings(zoo=zoo, device="cpu", database_url=postgres.new_database())
+    with TestClient(create_app(settings)) as client:
+        keys, quotas = client.app.state.store.keys, (None, 100)
+        tokens = [keys.create("a", [Scope.write], daily_quota=quota)[1] for quota in quotas]
+        free, counted = ({"authorization": f"Bearer {token}"} for token in tokens)
+        for head in (free, counted):
+            assert client.get("/v1/models", headers=head).status_code == 200
+        with postgres.hung():
+            assert_down(make_set(client, some(), free))
+            assert_down(client.get("/v1/models", headers=counted))
+        assert client.get("/v1/models", headers=counted).status_code == 200
+        # What was told to have failed had begun, and comes to its end.
+        give_up = time.monotonic() + 60
+        while not client.get(SETS, headers=free).json()["support_sets"]:
+            assert time.monotonic() < give_up
 
 
 def test_a_database_that_comes_after_the_service_is_waited_for(

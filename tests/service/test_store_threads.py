@@ -98,7 +98,7 @@ def hung(client: TestClient) -> Iterator[None]:
         begun.set()
         over.wait(60)
 
-    call = client.portal.start_task_soon(client.app.state.store.run, hang)
+    call = client.portal.start_task_soon(database(client).readers.run, hang)
     assert begun.wait(60)
     try:
         yield
@@ -140,6 +140,7 @@ def test_only_so_many_calls_wait_for_a_database_that_hangs(
     open_client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads_module, "MOST_WAITING", 2)
+    monkeypatch.setattr(database_module, "ANSWER_S", 60)
     with ThreadPoolExecutor(3) as threads:
         with hung(open_client):
             waiting = [threads.submit(open_client.get, SETS) for _ in range(2)]
