@@ -40,6 +40,9 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 #: Asked in the example where the zoo has it, else the first model.
 SHOWN = "stanet-omniglot"
 _BACKLOG = 2048
+#: Longer than load balancers keep a connection without requests, 60 s as a rule: they would send
+#: the next request on one that is just being closed.
+_KEEP_ALIVE_S = 75
 _OTEL = ("opentelemetry.sdk", "opentelemetry.exporter")
 #: A worker may be busy importing and loading on a loaded machine; killing it would not help.
 _HUNG_SECONDS = 60
@@ -83,6 +86,7 @@ def run(arguments: Sequence[str]) -> None:
         access_log=False,  # `observe` writes the lines
         server_header=False,
         backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=TAIL_S,  # `draining` has waited for `shutdown_s` by then
         timeout_worker_healthcheck=_HUNG_SECONDS,
         workers=settings.workers,

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -47,6 +48,19 @@ def test_the_printed_example_works_when_pasted(server: tuple[str, str]) -> None:
     command = welcome[welcome.index("curl") :].split("\n\n")[0]
     done = subprocess.run(["bash", "-c", command], cwd="/", capture_output=True, text=True)
     assert '"classes":["cross","hook","loop"]' in done.stdout, done.stderr
+
+
+def test_a_connection_outlives_a_pause(server: tuple[str, str]) -> None:
+    """Load balancers send their next request on one that they hold."""
+    host, port = server[1].removeprefix("http://").rstrip("/").split(":")
+    with closing(HTTPConnection(host, int(port), timeout=PATIENCE)) as connection:
+        connection.request("GET", "/livez")
+        connection.getresponse().read()
+        held = connection.sock
+        time.sleep(6)  # uvicorn's own is 5 s
+        connection.request("GET", "/livez")
+        assert connection.getresponse().status == 200
+        assert connection.sock is held
 
 
 def test_it_says_which_database_it_serves_and_no_password(
