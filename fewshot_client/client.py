@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -30,6 +31,8 @@ _ANSWER_S = 5.0
 def _options(
     address: str, api_key: str | None, timeout: float, headers: Mapping[str, str] | None
 ) -> dict[str, Any]:
+    if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise NotSent(f"the timeout must be a number of seconds above 0, not {timeout!r}")
     # The service drops the work of those who no longer wait for it.
     sent = {"X-Request-Timeout": f"{timeout:g}"}
     sent |= {name: header(f"the header {name}", text) for name, text in (headers or {}).items()}

@@ -36,9 +36,10 @@ class Readable(Protocol):
 Bytes = bytes | bytearray | memoryview
 #: One image: its bytes, a path, an open binary file, or a PIL image.
 Image = Bytes | str | os.PathLike[str] | Readable | Savable
-#: Labelled images: label -> images, or a path of a folder or zip with a folder per class, every
-#: file of which is sent but for hidden ones: the service tells what is no image.
-Support = Mapping[str, Image | Iterable[Image]] | str | os.PathLike[str]
+#: Labelled images: label -> images, or the path of a folder with a folder per class, every file of
+#: which is sent but for hidden ones: the service tells what is no image; or a zip of such a folder,
+#: as a path, its bytes or an open binary file.
+Support = Mapping[str, Image | Iterable[Image]] | Bytes | str | os.PathLike[str] | Readable
 Part = tuple[str, tuple[str, bytes]]
 
 #: What operating systems leave behind, beside what begins with a dot; as the service has it.
@@ -100,6 +101,8 @@ def labelled(
         if not files:
             raise NotSent("there are no classes")
         return files, {labels: texts}
+    if isinstance(support, Bytes | Readable):
+        return [part(archive, 0, support)], {}
     path = _path(support)
     if not _is_folder(path):
         return [(archive, (path.name, _read(path, "folder or zip")))], {}

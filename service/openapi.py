@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,8 @@ Node = dict[str, Any]
 #: The descriptions' examples are asked of this address.
 PORT = 8000
 _BASE = "http://127.0.0.1:{}/"
+#: And of this model, where they name one: `model=MODEL`, `/models/MODEL`.
+_MODEL = re.compile("(?<=[=/])MODEL")
 
 
 def install(app: FastAPI, models: list[str], port: int) -> None:
@@ -57,7 +60,7 @@ def build(app: FastAPI, models: list[str], port: int) -> Node:
     for operation in _operations(document):
         text = operation.get("description", "").replace(_BASE.format(PORT), _BASE.format(port))
         if models:
-            text = text.replace("=MODEL", f"={models[0]}")
+            text = _MODEL.sub(models[0], text)
         operation["description"] = text
         _mend_form(operation, schemas, models)
         _mend_faults(operation)

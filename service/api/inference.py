@@ -23,8 +23,31 @@ _models = APIRouter(prefix="/models", dependencies=[READ])
 INFER = """\
 Run a model on tensors: JSON, or JSON followed by binary tensors (the protocol's binary extension).
 Names: `MODEL` takes whole tasks, `MODEL.encode`, `MODEL.adapt` and `MODEL.predict` are its graphs;
-`GET /v2/models/{model_name}` tells the tensors of each.
+`GET /v2/models/{model_name}` tells the tensors of each. A black and a white square told apart:
+
+    python3 - <<'END'
+    import json, urllib.request as web
+    address = "http://127.0.0.1:8000/v2/models/MODEL"
+    image = json.load(web.urlopen(address))["inputs"][0]["shape"][2:]  # channels, height, width
+    size = image[0] * image[1] * image[2]
+    black, white = [0] * size, [255] * size
+    task = [
+        {"name": "support", "datatype": "UINT8", "shape": [1, 2, *image], "data": black + white},
+        {"name": "labels", "datatype": "INT64", "shape": [1, 2], "data": [0, 1]},
+        {"name": "query", "datatype": "UINT8", "shape": [1, 2, *image], "data": white + black},
+    ]
+    print(web.urlopen(address + "/infer", json.dumps({"inputs": task}).encode()).read().decode())
+    END
 """
+
+#: What Swagger UI fills in: it would make up names and values that no model takes.
+_EXAMPLE = {
+    "inputs": [
+        {"name": "support", "datatype": "UINT8", "shape": [1, 2, 1, 28, 28], "data": []},
+        {"name": "labels", "datatype": "INT64", "shape": [1, 2], "data": [0, 1]},
+        {"name": "query", "datatype": "UINT8", "shape": [1, 1, 1, 28, 28], "data": []},
+    ]
+}
 
 
 class ServerMetadata(BaseModel):
@@ -149,7 +172,10 @@ async def model_ready(
 _BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        "application/json": {"schema": {"$ref": "#/components/schemas/InferenceRequest"}},
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/InferenceRequest"},
+            "example": _EXAMPLE,
+        },
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
 }

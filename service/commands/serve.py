@@ -36,6 +36,8 @@ from service.store.database import Database
 from service.store.keys import Keys
 from service.store.store import Store
 
+log = logging.getLogger(__name__)
+
 SAMPLES = Path(__file__).parents[2] / "samples"
 #: Asked in the example where the zoo has it, else the first model.
 SHOWN = "stanet-omniglot"
@@ -94,8 +96,12 @@ def run(arguments: Sequence[str]) -> None:
     host, port = listener.getsockname()[:2]
     models = sorted(path.parent.name for path in settings.zoo.glob(f"*/{CARD_NAME}"))
     with closing(Database(settings.database, threads=1)) as database:
-        closed = _closed(settings, database)
-        sys.stdout.write(welcome(host, port, models, database.name, closed=closed))
+        if settings.log_format == "json":  # read by machines, line by line
+            facts = {"address": _base(host, port), "models": models, "database": database.name}
+            log.info("serving", extra={"fields": facts})
+        else:
+            closed = _closed(settings, database)
+            sys.stdout.write(welcome(host, port, models, database.name, closed=closed))
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # uvicorn has shut down by now and passes the signal on
         if app is not None:
@@ -148,8 +154,7 @@ def welcome(
 ) -> str:
     """The addresses, the models, the `database`'s name, and an example that works when pasted into
     a shell; where the service is `closed`, with an API key in place of KEY."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    base = f"http://{name}:{port}"
+    base = _base(host, port)
     lines = [
         f"Page        {base}/",
         f"Swagger UI  {base}/docs",
@@ -171,6 +176,12 @@ def welcome(
         advice = ", with your API key for KEY" if closed else ""
         lines += [f"Try it{advice}:", "  " + " \\\n    ".join(parts)]
     return "\n".join(lines) + "\n\n"
+
+
+def _base(host: str, port: int) -> str:
+    """Where the service is reached from this machine."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
 
 
 def _require(settings: Settings) -> None:

@@ -40,6 +40,14 @@ _WRITE_S = 30
 #: How long what has begun is waited for in the end: as long as a lock may hold it up.
 CLOSE_S = _BUSY_S
 _CONNECT_S = 3
+#: A host that vanished is given up after some 20 s, whether it owes us an answer (keepalive, whose
+#: first probe by default comes after two hours) or has not confirmed what it was sent.
+_VANISHED = {
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
 _PROBE_BYTES = 256 << 10
 #: What a database that is gone, full, locked or read-only raises; other faults are ours.
 _OUTSIDE = (sa.OperationalError, sa.InterfaceError, sa.InternalError, sa.TimeoutError)
@@ -201,7 +209,7 @@ def _postgresql(url: URL, threads: int) -> Engine:
         # A connection that died with the server is found before it is used.
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"connect_timeout": _CONNECT_S, "tcp_user_timeout": 10_000},
+        connect_args={"connect_timeout": _CONNECT_S} | _VANISHED,
     )
 
     @event.listens_for(engine, "connect")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import pickle
 import re
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import httpx
 import onnxruntime
@@ -362,6 +364,13 @@ def test_an_address_that_is_none_is_refused_and_not_shown(address: str) -> None:
         with pytest.raises(NotSent, match="with http:// or https://") as refused:
             kind(address)
         assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.inf, math.nan, "9", None])
+def test_a_timeout_that_is_none_is_refused(timeout: Any) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(NotSent, match="the timeout must be a number of seconds above 0"):
+            kind("http://127.0.0.1:1", timeout=timeout)
 
 
 def test_what_is_not_http_is_not_tried_again(server: Server) -> None:

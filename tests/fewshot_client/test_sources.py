@@ -33,6 +33,8 @@ def test_every_form_of_images_answers_alike(client: Client, tmp_path: Path) -> N
         {"cat": bytearray(CAT), "dog": [memoryview(DOG)]},
         folder,
         archive,
+        archive.read_bytes(),
+        io.BytesIO(archive.read_bytes()),
     ]
     queries = [[DOG, CAT], [picture, io.BytesIO(CAT)], [folder / "dog" / "1.png", bytearray(CAT)]]
     answers = [client.classify("mean", s, [DOG, CAT]) for s in supports]

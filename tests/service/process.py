@@ -61,7 +61,7 @@ def serving(
 def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
     give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up and process.poll() is None:
-        if found := re.search(r"Page\s+(http://\S+)/", log.read_text()):
+        if found := re.search(r'(?:Page\s+|"address": ")(http://[^/]+:\d+)', log.read_text()):
             try:
                 if httpx.get(found[1] + "/readyz", timeout=5).status_code == 200:
                     return found[1]

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import textwrap
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -397,17 +398,19 @@ def test_faulty_questions(
     assert_problem(ask_set(client, set_id, QUERY * 31), 422, "too-many-images")
 
 
-def test_every_curl_of_the_document_works_when_pasted(zoo: Path, tmp_path: Path) -> None:
+def test_every_command_of_the_document_works_when_pasted(zoo: Path, tmp_path: Path) -> None:
     with serving(zoo, tmp_path, "--data-dir", tmp_path) as server:
         document = httpx.get(f"{server.base}/openapi.json").json()
         tried = 0
         for operation in (one for path in document["paths"].values() for one in path.values()):
             text = operation["description"].replace("http://127.0.0.1:8000", server.base)
             for block in re.findall(r"(?:^    .*\n?)+", text, re.MULTILINE):
-                if "curl" not in block:
+                if "curl" not in block and "python3" not in block:
                     continue
                 tried += 1
-                script = block.replace("curl ", "curl --silent --show-error --fail-with-body ")
+                script = textwrap.dedent(block).replace(
+                    "curl ", "curl --silent --show-error --fail-with-body "
+                )
                 script = script.replace("-o classifier.onnx", f"-o {tmp_path}/classifier.onnx")
                 done = subprocess.run(
                     ["bash", "-e", "-c", script], cwd=ROOT, capture_output=True, text=True,
@@ -419,4 +422,4 @@ def test_every_curl_of_the_document_works_when_pasted(zoo: Path, tmp_path: Path)
                     onnx.checker.check_model(file, full_check=True)
                 else:
                     assert json.loads(done.stdout), block
-        assert tried >= 7
+        assert tried >= 8
