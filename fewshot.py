@@ -49,6 +49,8 @@ Queries = Annotated[
     typer.Option("--query", help="Images to ask about, or folders of them; more may follow."),
 ]
 More = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="More queries.")]
+#: The largest seed.
+MOST = 2**32 - 1
 Model = Annotated[str, typer.Option(help="Id of a model; see `fewshot models list`.")]
 
 
@@ -192,7 +194,9 @@ def train(
     until: Annotated[int | None, typer.Option(min=1, help="Stop after this step.")] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="In place of the recipe's seed, in runs/<id>-seed<seed>."),
+        typer.Option(
+            min=0, max=MOST, help="In place of the recipe's seed, in runs/<id>-seed<seed>."
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,
@@ -229,8 +233,8 @@ def evaluate(
             "image, and count the answers to this image of each class. For MANN.",
         ),
     ] = None,
-    tasks: Annotated[int, typer.Option(min=1, help="Number of tasks.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the tasks.")] = 0,
+    tasks: Annotated[int, typer.Option(min=2, help="Number of tasks.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, max=MOST, help="Seed of the tasks.")] = 0,
     rotations: Annotated[
         Rotations, typer.Option(help="classes: turned test classes are classes of their own.")
     ] = Rotations.none,
@@ -252,7 +256,10 @@ def evaluate(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="Another entry, asked the same tasks: how far is this one above it?"),
+        typer.Option(
+            help="Another entry, of --zoo or else shipped, asked the same tasks: how far is this "
+            "one above it?"
+        ),
     ] = None,
     data: Data = None,
     zoo: Zoo = None,

@@ -121,6 +121,11 @@ class Training(Fact):
     classes: Literal["train", "train+val"] = Field(
         "train", description='"train+val": no classes were held out to choose the checkpoint by.'
     )
+    classes_sha256: str | None = Field(
+        None,
+        description="Of the names of the classes trained on and validated with, sorted, one a "
+        "line: the others are new to it.",
+    )
     recipe: str
     steps: int = Field(description="The step whose weights were kept.")
     run_steps: int = Field(description="The steps of the whole run, which took `minutes`.")

@@ -62,6 +62,9 @@ class Learner(nn.Module):
         """Learning rates of the inner steps `[S]`, or None for a learner without gradient steps."""
         return None
 
+    def take_steps(self, steps: int, inner_lr: float) -> None:
+        """Make these the gradient steps of `default_inner_lr`; others have none to make."""
+
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
         """Classify encoded queries `[B, Q, ...]` with adapted tasks."""
         raise NotImplementedError

@@ -12,6 +12,8 @@ from PIL import ExifTags, Image, ImageOps
 from models_zoo.cards import InputSpec
 
 _LONGEST = 8
+#: Largest values of 8, 12 and 16 bits. Microscopes and medical devices keep 12 in files of 16.
+_TOPS = (255.0, 4095.0, 65535.0)
 #: Pixels of a strip.
 _STRIP = 1 << 20
 
@@ -33,11 +35,11 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float grey -> "L". Pillow's own `convert` clips instead of scaling."""
+    """16-bit, 32-bit and float grey -> "L", scaled by the fewest bits that hold the largest value:
+    no file says how many of its bits are used. Pillow's own `convert` clips instead."""
     largest = max((float(strip.max()) for strip in _strips(image)), default=0.0)
-    top = max(largest, 65535.0 if image.mode != "F" else 1.0)
-    if image.mode != "F" and largest <= 255:
-        top = 255.0
+    tops = (1.0,) if image.mode == "F" else _TOPS
+    top = next((each for each in tops if largest <= each), largest)
     grey = np.empty((image.height, image.width), np.uint8)
     row = 0
     for strip in _strips(image):

@@ -76,6 +76,9 @@ def checked(name: str, config: dict[str, object]) -> dict[str, object]:
     """
     make = learner_class(name)
     hints = get_type_hints(make.__init__)
+    bare = [key for key in signature(make).parameters if key not in hints]
+    if bare:
+        raise ValueError(f"{make.__name__}.__init__: annotate the type of {', '.join(bare)}")
     arguments: dict[str, Any] = {
         key: (hints[key], ... if argument.default is argument.empty else argument.default)
         for key, argument in signature(make).parameters.items()

@@ -14,7 +14,8 @@ WEIGHTS = "model.safetensors"
 
 
 def load_learner(card: Card, root: Path = ENTRIES) -> Learner:
-    """The entry's learner with its weights, in evaluation mode. Raises `ZooError`."""
+    """The entry's learner with its weights, in evaluation mode. Where it adapts by gradient steps,
+    it takes those of its card unless a caller names others. Raises `ZooError`."""
     data = read_file(card, WEIGHTS, root)
     try:
         learner = registry.build(card.learner, card.config)
@@ -24,4 +25,6 @@ def load_learner(card: Card, root: Path = ENTRIES) -> Learner:
         raise ZooError(
             f"{card.id}: {WEIGHTS} does not fit learner {card.learner!r}: {message}"
         ) from None
+    if card.adaptation is not None:
+        learner.take_steps(card.adaptation.steps, card.adaptation.inner_lr)
     return learner.eval()

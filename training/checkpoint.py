@@ -38,5 +38,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise CheckpointError(f"{path}: unreadable checkpoint ({type(error).__name__})") from None
+        raise CheckpointError(
+            f"{path}: unreadable checkpoint ({type(error).__name__}); put it back, or begin anew "
+            "with --fresh or another --out"
+        ) from None
     return content

@@ -162,7 +162,10 @@ def evaluate_entry(
     keep_memory()
     with user_errors():
         root = zoo or ENTRIES
-        cards = [find_card(name, root) for name in (model, against) if name]
+        entries = [(model, root)]
+        if against:  # in the same zoo, or else in the shipped one
+            entries.append((against, root if (root / against).is_dir() else ENTRIES))
+        cards = [find_card(*entry) for entry in entries]
         rates = [card.adaptation.rates if card.adaptation else None for card in cards]
         card = cards[0]
         if steps is not None or inner_lr is not None:
@@ -183,7 +186,10 @@ def evaluate_entry(
             way, shot, queries, presentation, tasks, seed, rotations, runtime, apart, classes
         )
         training = trained(card)
-        learners = [protocol.learner(card, root, place) for card in cards]
+        learners = [
+            protocol.learner(card, zoo, place)
+            for card, (_, zoo) in zip(cards, entries, strict=True)
+        ]
         stores = [protocol.store(card, data, download) for card in cards]
         if stores[0].classes != stores[-1].classes:
             raise ZooError(f"{against} is measured on other classes than {model}")

@@ -29,6 +29,7 @@ from models_zoo.learner import InputShape, Learner
 from models_zoo.weights import WEIGHTS
 from training import checkpoint
 from training.graphs import Sizes, example_inputs, hyperparameters, to_onnx
+from training.independence import check_flags
 from training.parity import Difference, compare
 from training.recipe import RECIPES, Recipe, RecipeError, load_recipe
 from training.state import BEST, LAST
@@ -39,6 +40,8 @@ def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
     try:
         content = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         recipe = Recipe.model_validate(content)
+        if not (run / BEST).exists():
+            raise RecipeError(f"{run}: nothing was validated yet, so no weights are kept; train on")
         with safe_open(run / BEST, "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             best = (file.metadata() or {}).get("best", "{}")
@@ -54,7 +57,7 @@ def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
         learner.load_state_dict(weights)
         record = {"step": json.loads(best)["step"]}
         record |= {"seconds": last["seconds"], "hardware": last["hardware"]}
-        record["run_steps"] = last["step"]
+        record |= {"run_steps": last["step"], "seen": last.get("seen")}
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RecipeError(f"{run / BEST}: not this recipe's weights: {reason}") from None
@@ -78,9 +81,11 @@ def export(
     spec = recipe.data.input
     shape = InputShape(spec.channels, spec.height, spec.width)
     weights = save({k: v.contiguous() for k, v in learner.state_dict().items()})
-    graphs = to_onnx(learner, shape)
     adaptation = recipe.entry.adaptation
-    difference = compare(learner, shape, graphs, rates=adaptation.rates if adaptation else ())
+    rates = adaptation.rates if adaptation else ()
+    check_flags(learner, shape, rates)
+    graphs = to_onnx(learner, shape)
+    difference = compare(learner, shape, graphs, rates=rates)
     answer = example_answer(learner, shape)
 
     files = {WEIGHTS: weights, **graphs}
@@ -107,6 +112,7 @@ def export(
             dataset=recipe.data.dataset,
             split=recipe.data.split,
             classes=recipe.data.classes,
+            classes_sha256=record["seen"],
             recipe=name_of(recipe),
             steps=int(record["step"]),
             run_steps=int(record["run_steps"]),

@@ -74,7 +74,15 @@ class Protocol:
     def store(self, card: Card, data: Path | None, download: bool) -> PackedStore:
         """The classes that the entry is asked about. Raises `ZooError`, `DataError`."""
         training = trained(card)
-        return load_test(training.dataset, training.split, card.input, data, download, self.classes)
+        return load_test(
+            training.dataset,
+            training.split,
+            card.input,
+            data,
+            download,
+            self.classes,
+            training.classes_sha256,
+        )
 
     def measure(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -276,7 +276,7 @@ class Recipe(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     validation: ValidationConfig = ValidationConfig()
     steps: int = Field(ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)  # generators take no more than 64 bits
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: int = Field(250, ge=1)
     entry: EntryConfig
@@ -313,7 +313,19 @@ class Recipe(Section):
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2; to PyYAML it is text."""
+    """YAML in which 1e-3 is a number, as in YAML 1.2 (to PyYAML it is text), and no setting stands
+    twice (of two, PyYAML takes the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value!r} stands there twice", key.start_mark
+                    )
+                keys.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 Loader.add_implicit_resolver(

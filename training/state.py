@@ -39,6 +39,7 @@ def save(run: Run) -> None:
             "seconds": run.seconds,
             "length": run.length,
             "hardware": hardware(run.device),
+            "seen": run.seen,
             "best": asdict(run.best),
             "learner": run.learner.state_dict(),
             "average": run.average.model.state_dict() if run.average else None,
@@ -52,7 +53,8 @@ def save(run: Run) -> None:
 
 
 def resume(run: Run) -> None:
-    """Continue from `last.pt`. Raises `RecipeError` if it belongs to another recipe."""
+    """Continue from `last.pt`. Raises `RecipeError` if it belongs to another recipe, or to data of
+    other classes."""
     try:  # read as a recipe, so that a run made before an option was there goes on
         text = (run.out / "recipe.yaml").read_text(encoding="utf-8")
         kept = Recipe.model_validate(yaml.safe_load(text))
@@ -64,6 +66,11 @@ def resume(run: Run) -> None:
             "use --fresh or another --out"
         )
     state = checkpoint.load(run.out / LAST, run.device)
+    if state.get("seen", run.seen) != run.seen:
+        raise RecipeError(
+            f"{run.out} was trained on other classes than the data have now; use --fresh, another "
+            "--out or the data it was trained on"
+        )
     run.step, run.seconds, run.best = state["step"], state["seconds"], Best(**state["best"])
     run.length = state.get("length", torch.full_like(run.length, torch.nan))
     run.history.load(run.out, run.step)

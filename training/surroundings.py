@@ -46,20 +46,25 @@ def alone(out: Path) -> Iterator[None]:
 
 @contextmanager
 def finishing_the_step(run: Run) -> Iterator[None]:
-    """Ctrl-C ends the loop after the step under way; a second one ends it at once."""
+    """Ctrl-C ends the loop after the step under way, a second one at once; and so does SIGTERM, by
+    which clusters take their machines back."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ask(signum: int, frame: object) -> None:
         run.interrupted = True
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    before = signal.signal(signal.SIGINT, ask)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 @contextmanager

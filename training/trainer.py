@@ -22,6 +22,7 @@ from training import checkpoint
 from training.averaging import WeightAverage, take_statistics
 from training.data.load import load_splits
 from training.data.sampler import Episode, EpisodeSampler
+from training.data.splits import fingerprint
 from training.data.store import PackedStore
 from training.evaluate import evaluate
 from training.history import HISTORY, History
@@ -74,10 +75,11 @@ class Run:
             seed=recipe.seed,
         )
         config, check = recipe.episodes, recipe.validation
-        self.sampler.check(max(config.ways), max(config.shots) + config.queries)
+        most = max(config.shots) + config.queries
+        self.sampler.check(max(config.ways), most, "to train on")
         # On the CPU, so that every device is validated on the same tasks.
         self.validation = EpisodeSampler(store["val"], rotations=check.rotations)
-        self.validation.check(check.way, check.shot + check.queries)
+        self.validation.check(check.way, check.shot + check.queries, "to validate with")
         if self.learner.max_way and recipe.entry.limits.max_way > self.learner.max_way:
             raise RecipeError(
                 f"{recipe.id}: entry.limits.max_way is {recipe.entry.limits.max_way}, but the "
@@ -90,6 +92,8 @@ class Run:
             raise RecipeError(
                 f"{recipe.id}: entry.adaptation is for learners by gradient steps, and needed there"
             )
+        #: The classes it trains on and is validated with, for whoever goes on or tests it.
+        self.seen = fingerprint(store["train"].classes + store["val"].classes)
         self.parameters = trained(self.learner, self.objective)
         self.optimizer = make_optimizer(recipe, self.learner, self.objective)
         #: Learning rate of each of the optimiser's groups, before the schedule.
@@ -254,11 +258,11 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
         wanted = regular or run.step == until
         if (run.step % LOG_EVERY == 0 or wanted) and not bool(loss.isfinite()):
             raise RecipeError(
-                f"{recipe.id}: the loss is {float(loss)} at step {run.step}; lower "
+                f"{recipe.id}: the loss is {float(loss.detach())} at step {run.step}; lower "
                 "optimizer.lr or set optimizer.clip, then start again with --fresh"
             )
         if run.step % LOG_EVERY == 0:
-            metrics = {"loss": loss, **metrics}
+            metrics = {"loss": loss.detach(), **metrics}
             scalars = {k: float(v.detach()) for k, v in metrics.items() if not v.ndim}
             for name, value in scalars.items():
                 board.add_scalar(f"train/{name}", value, run.step)

@@ -81,6 +81,9 @@ class InnerLoop(Learner):
     def default_inner_lr(self) -> Tensor:
         return self.initial["head"].new_full((self.steps,), self.inner_lr)
 
+    def take_steps(self, steps: int, inner_lr: float) -> None:
+        self.steps, self.inner_lr = steps, inner_lr
+
     def predict(self, state: TaskState, query: Tensor) -> Prediction:
         """Query images `[B, Q, C, H, W]` -> logits `[B, Q, way]`, and where they come from.
 

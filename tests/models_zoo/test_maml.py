@@ -250,6 +250,16 @@ def test_arguments_that_make_no_learner_are_told(config: dict[str, object], mess
         registry.build("maml", config)
 
 
+def test_arguments_without_a_type_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bare(MAML):
+        def __init__(self, channels: int = 1, scale=1.0):  # type: ignore[no-untyped-def]
+            super().__init__(channels)
+
+    monkeypatch.setattr(registry, "learner_class", lambda name: Bare)
+    with pytest.raises(ValueError, match="annotate the type of scale"):
+        registry.build("bare", {"scale": 2.0})
+
+
 def test_steps_lower_the_support_loss() -> None:
     learner = small()
     labels = torch.arange(6).remainder(3).expand(2, -1)

@@ -81,6 +81,13 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     assert np.array_equal(found.flatten(), np.arange(256))
 
 
+def test_twelve_bits_in_a_sixteen_bit_file_are_scaled_by_theirs() -> None:
+    """As microscopes store them; by sixteen bits they would be black."""
+    deep = np.linspace(0, 4095, 256).reshape(16, 16).round().astype(np.uint16)
+    found = pixels(stored(Image.fromarray(deep)))[..., 0]
+    assert np.array_equal(found.flatten(), np.arange(256))
+
+
 def test_eight_bits_in_a_sixteen_bit_file_stay_as_they_are() -> None:
     values = np.arange(256, dtype=np.uint16).reshape(16, 16)
     assert np.array_equal(pixels(stored(Image.fromarray(values)))[..., 0], values)

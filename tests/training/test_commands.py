@@ -227,6 +227,25 @@ def test_evaluate_measures_test_classes_and_records_the_row(
     assert [(a.way, a.shot) for a in rows] == [(2, 1), (3, 2)]
 
 
+def test_a_folder_of_other_classes_is_not_tested_on(
+    made: Path, made_data: Path, tmp_path: Path
+) -> None:
+    """Percentages would deal classes that trained to the test."""
+    data = tmp_path / "data"
+    shutil.copytree(made_data, data)
+    asked = ["evaluate", ENTRY, "--way", 2, "--tasks", 2, "--queries", 2, "--zoo", made / "zoo"]
+    assert fewshot(*asked, "--data", data).exit_code == 0
+    shutil.copytree(data / "class00", data / "another")
+    assert_one_line(fewshot(*asked, "--data", data), "other classes than in the training")
+
+
+def test_a_run_without_a_validation_has_nothing_to_export(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "run", tmp_path / "run")
+    (tmp_path / "run" / "best.safetensors").unlink()
+    refused = fewshot("export", tmp_path / "run", "--zoo", tmp_path / "zoo")
+    assert_one_line(refused, f"{tmp_path / 'run'}: nothing was validated yet")
+
+
 def test_steps_and_rates_are_chosen_on_validation_classes(made_data: Path, tmp_path: Path) -> None:
     source = write_recipe(tmp_path / "mine.yaml", "maml", steps=2)
     trained = fewshot("train", source, "--out", tmp_path / "run", "--data", made_data)
@@ -337,6 +356,9 @@ def test_two_entries_are_compared_task_by_task(made: Path, made_data: Path, tmp_
     assert f"{ENTRY} on the same tasks: {beside['mean']:.2%}" in " ".join(table.split())
     refused = fewshot("evaluate", "tiny-maml", "--against", "no-such", *protocol)
     assert_one_line(refused, "no-such")
+    shipped = fewshot("evaluate", "tiny-maml", "--against", "maml-omniglot", *protocol)
+    assert_one_line(shipped, "omniglot")
+    assert "unknown model" not in shipped.stderr  # it is found; the data are not those
 
 
 def test_both_runtimes_measure_the_same(made: Path, made_data: Path) -> None:
@@ -396,7 +418,7 @@ def assert_one_line(result: Result, *parts: str) -> None:
         ({"data": {"split": "80/20"}}, "80/20"),
         ({"data": {"split": "100/0/0"}}, "100/0/0"),
         ({"episodes": {"ways": [40]}}, "40"),
-        ({"episodes": {"shots": [9]}}, "smallest class has 8"),
+        ({"episodes": {"shots": [9]}}, "the smallest class, 'class"),
         ({"validation": {"way": 6}}, "6-way"),
         ({"validation": {"way": 1}}, "validation.way"),
         ({"data": {"input": {"channels": 1, "height": 16, "width": 24, "fit": "pad"}}}, "square"),

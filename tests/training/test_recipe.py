@@ -254,6 +254,7 @@ def test_a_recipe_that_is_not_there_names_what_comes_closest() -> None:
     [
         (b"\na: [1", "not YAML in line 2: expected ',' or ']'"),
         (b"a: b: c", "not YAML in line 1: mapping values are not allowed here"),
+        (b"a: 1\nb: {c: 1}\na: 2", "not YAML in line 3: 'a' stands there twice"),
         (b"\xff\xfe\x00", "not a text file"),
         (b"a: !!python/object:os.x", "not YAML in line 1: could not determine a constructor"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,27 +176,29 @@ def test_a_run_made_before_lengths_were_kept_goes_on_without(
     assert run.length.isnan()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_and_saves_the_step_under_way(
+    number: signal.Signals,
     undisturbed: dict[str, Any],
     made_data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.getsignal(number)
     drawn = 0
 
     def interrupting(*args: Any) -> Any:
         nonlocal drawn
         drawn += 1
         if drawn == 8:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return real(*args)
 
     real = trainer.draw_episode
     monkeypatch.setattr(trainer, "draw_episode", interrupting)
     with pytest.raises(KeyboardInterrupt):
         train(recipe(LEARNER), tmp_path, root=made_data, quiet=True)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
     assert checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))["step"] == 8
     train(recipe(LEARNER), tmp_path, root=made_data, quiet=True)
     assert drawn == 12
@@ -292,6 +295,18 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(made_data: Path, tmp_p
         with pytest.raises(RecipeError, match="another recipe"):
             train(other, tmp_path, root=made_data, quiet=True)
     assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+
+def test_other_classes_do_not_go_on_in_the_same_folder(made_data: Path, tmp_path: Path) -> None:
+    """One class more, and percentages deal all of them out anew."""
+    data = tmp_path / "data"
+    shutil.copytree(made_data, data)
+    train(recipe(steps=6), tmp_path / "run", root=data, until=3, quiet=True)
+    shutil.copytree(data / "class00", data / "another")
+    with pytest.raises(RecipeError, match="trained on other classes than the data have now"):
+        train(recipe(steps=6), tmp_path / "run", root=data, quiet=True)
+    shutil.rmtree(data / "another")
+    assert train(recipe(steps=6), tmp_path / "run", root=data, quiet=True).step == 6
 
 
 def test_fresh_forgets_the_old_run_at_once(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from models_zoo.cards import InputSpec
 from training.data.sources import load_dataset
-from training.data.splits import split_classes
+from training.data.splits import fingerprint, split_classes
 from training.data.store import DataError, PackedStore
 from training.recipe import DataConfig
 
@@ -36,7 +36,16 @@ def load_test(
     root: Path | None = None,
     download: bool = False,
     classes: Literal["test", "val"] = "test",
+    seen: str | None = None,
 ) -> PackedStore:
-    """The test (or validation) classes of a split, as `spec`'s pixels. Raises `DataError`."""
+    """The test (or validation) classes of a split, as `spec`'s pixels. Raises `DataError`, also
+    where the others are not those whose `fingerprint` was `seen` in training."""
     store = load_dataset(dataset, root, spec, download=download)
-    return store.select(split_classes(dataset, split, store)[classes])
+    parts = split_classes(dataset, split, store)
+    if seen not in (None, fingerprint(parts["train"] + parts["val"])):
+        raise DataError(
+            f"{dataset}, split {split}: the data have other classes than in the training, so that "
+            "some of those tested on may be among those trained on; give the data of the training, "
+            "or divide the folder yourself into train, val and test and train with split 'files'"
+        )
+    return store.select(parts[classes])

@@ -88,7 +88,7 @@ class EpisodeSampler:
     ) -> None:
         # Not copied where it lies in memory already; a memory map is read in.
         images = torch.from_numpy(np.require(store.images, requirements=["C", "W"])).to(device)
-        self.base_classes = len(store.classes)
+        self.names, self.base_classes = store.classes, len(store.classes)
         self.rotations, self.slots, self.augment = rotations, slots, augment
         if augment == "photo" and images.shape[1] != len(LUMA):
             raise DataError("augment: photo changes colours; grey images have none: crop_flip")
@@ -188,13 +188,19 @@ class EpisodeSampler:
         values = torch.as_tensor(value, device=self.device).expand(tasks)
         return values
 
-    def check(self, way: int, per_class: int) -> None:
-        """Raise `DataError` where the store has too few classes or images for such tasks."""
+    def check(self, way: int, per_class: int, of: str = "") -> None:
+        """Raise `DataError` where the store, the classes `of` a part, has too few classes or images
+        for such tasks."""
         if way > self.base_classes:
-            raise DataError(f"{way}-way tasks need {way} classes, there are {self.base_classes}")
-        least = int(self.counts.min())
-        if per_class > least:
-            raise DataError(f"{per_class} images per class needed, the smallest class has {least}")
+            raise DataError(
+                f"{way}-way tasks need {way} classes, there are {self.base_classes} {of}".rstrip()
+            )
+        least = int(self.counts.argmin())
+        if per_class > self.counts[least]:
+            raise DataError(
+                f"{per_class} images per class needed, the smallest class, "
+                f"{self.names[least % self.base_classes]!r}, has {int(self.counts[least])}"
+            )
 
     def _rand(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator, device=self.device)

@@ -25,9 +25,11 @@ folder
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +83,11 @@ def split_classes(dataset: str, split: str, store: PackedStore) -> Split:
     return parts
 
 
+def fingerprint(classes: Iterable[str]) -> str:
+    """Of a set of class names, to know it again: percentages deal other classes out anew."""
+    return hashlib.sha256("\n".join(sorted(set(classes))).encode()).hexdigest()
+
+
 def _lists(dataset: str) -> dict[str, Lists]:
     path = LISTS / f"{dataset}.json"
     if dataset not in TOTALS:
@@ -124,6 +131,11 @@ def _by_files(store: PackedStore) -> Split:
 
 def _by_percentages(percent: list[int], seed: int, store: PackedStore) -> Split:
     """Shuffles the sorted class names, so that the answer does not depend on the store's order."""
+    if any(group.split("/")[0] in PARTS for group in store.groups):
+        raise DataError(
+            "these files are divided into train, val and test, which percentages would mix: "
+            "name the split 'files' (in a recipe: --set data.split=files)"
+        )
     if sum(percent) != 100:
         raise DataError(f"percentages {'/'.join(map(str, percent))} do not add up to 100")
     names = sorted(store.classes)

@@ -160,6 +160,12 @@ def test_useless_percentages_are_refused(split, names_only):
         split_classes("folder", split, names_only([(f"class{i}", "") for i in range(10)]))
 
 
+def test_percentages_do_not_mix_what_the_files_have_divided(names_only):
+    store = names_only([(f"class{i}", "test" if i > 7 else "train") for i in range(10)])
+    with pytest.raises(DataError, match="which percentages would mix: name the split 'files'"):
+        split_classes("folder", "60/20/20", store)
+
+
 def test_files_divide_themselves(names_only):
     store = names_only([("a", "train"), ("b", "test/dogs"), ("c", "train"), ("d", "val")])
     split = split_classes("tieredimagenet", "files", store)
