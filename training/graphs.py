@@ -188,9 +188,43 @@ def export_graph(
     assert program is not None
     model = program.model_proto
     strip(model)
+    drop_unused(model.graph)
     buffer = io.BytesIO()
     onnx.save_model(model, buffer)
     return buffer.getvalue()
+
+
+def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The bodies of a node's loops, scans and branches."""
+    return [
+        graph
+        for attribute in node.attribute
+        for graph in ([attribute.g] if attribute.HasField("g") else attribute.graphs)
+    ]
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove the constants that nothing reads, of the graph and of those inside it.
+
+    ONNX Runtime warns of each whenever it loads the file. The exporter's optimiser removes those of
+    the outermost graph alone, and afterwards lifts those of a scan's body into it.
+    """
+
+    def read(graph: onnx.GraphProto) -> set[str]:
+        names = {output.name for output in graph.output}
+        for node in graph.node:
+            names.update(node.input, *map(read, inner_graphs(node)))
+        return names
+
+    names = read(graph)
+    gone = {tensor.name for tensor in graph.initializer} - names
+    for values in (graph.initializer, graph.value_info):
+        for index in reversed(range(len(values))):
+            if values[index].name in gone:
+                del values[index]
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            drop_unused(inner)
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -200,9 +234,8 @@ def strip(model: onnx.ModelProto) -> None:
         for node in graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
-            for attribute in node.attribute:
-                for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                    clean(inner)
+            for inner in inner_graphs(node):
+                clean(inner)
         for value in [*graph.value_info, *graph.input, *graph.output]:
             del value.metadata_props[:]
             value.doc_string = ""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from models_zoo import registry
@@ -17,7 +19,7 @@ from models_zoo.learner import InputShape, Learner
 from tests.models_zoo.making import stir
 from tests.training.making import GRADIENT, LEARNERS, SIDE
 from training import parity
-from training.graphs import OPSET, PREDICTED, to_onnx
+from training.graphs import OPSET, PREDICTED, drop_unused, to_onnx
 from training.parity import OnnxLearner, ParityError, compare
 
 SHAPE = InputShape(1, SIDE, SIDE)
@@ -186,6 +188,49 @@ def test_the_files_stand_alone_and_are_sound(exported: Exported) -> None:
         onnx.checker.check_model(model)
         assert {o.version for o in model.opset_import if not o.domain} == {OPSET}
         assert all(t.data_location != onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
+
+
+def test_they_load_without_a_word(exported: Exported, capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime warns of constants that nothing reads, on the process's own stderr."""
+    for name, data in exported.files.items():
+        onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        assert capfd.readouterr().err == "", name
+
+
+@pytest.mark.parametrize("where", ["outside", "inside"])
+def test_constants_that_nothing_reads_are_dropped(where: str) -> None:
+    """One that only the body of an If reads is not among them."""
+
+    def constants(*names: str) -> list[onnx.TensorProto]:
+        return [helper.make_tensor(name, TensorProto.FLOAT, [1], [1.0]) for name in names]
+
+    def value(name: str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, [1])
+
+    def body(name: str) -> onnx.GraphProto:
+        add = helper.make_node("Add", ["outer", f"{name}_own"], [f"{name}_sum"])
+        unread = [f"{name}_unread"] if where == "inside" else []
+        own = constants(f"{name}_own", *unread)
+        return helper.make_graph([add], name, [], [value(f"{name}_sum")], own)
+
+    node = helper.make_node(
+        "If", ["which"], ["sum"], then_branch=body("then"), else_branch=body("else")
+    )
+    unread = ["unread"] if where == "outside" else []
+    outer = constants("outer", "answer", *unread)
+    answers = [value("sum"), value("answer")]
+    noted = [value(name) for name in unread]
+    asked = [value("which", TensorProto.BOOL)]
+    graph = helper.make_graph([node], "g", asked, answers, outer, value_info=noted)
+    drop_unused(graph)
+    assert [tensor.name for tensor in graph.initializer] == ["outer", "answer"]
+    assert len(graph.value_info) == 0
+    bodies = [attribute.g for attribute in graph.node[0].attribute]
+    assert {b.name: [t.name for t in b.initializer] for b in bodies} == {
+        "then": ["then_own"],
+        "else": ["else_own"],
+    }
+    onnx.checker.check_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
 
 
 def test_weights_that_differ_do_not_pass(exported: Exported) -> None:
