@@ -13,6 +13,10 @@ from service.sheet import Layer, framed, layers_of
 #: Examples beside a query, and pixels of an image.
 EXAMPLES, _SIDE = 12, 112
 
+#: The map of entries that adapt by gradient steps: they compute no attention
+#: (docs/decisions/gradient-attention.md).
+GRADIENT_MAP = "gradient map"
+
 #: An image, what stands above it, and its weight, if it has one.
 Tile = tuple[Image.Image, str, float | None]
 #: A row's name and its tiles, the query's first.
@@ -35,6 +39,7 @@ def block(outcome: Outcome, index: int) -> list[Row]:
     captions = [answer, *(outcome.labels[i] for i in shown)]
 
     rows: list[Row] = []
+    only = ""
     if any(layer.query is not None or layer.support is not None for layer in layers):
         rows.append(
             (
@@ -45,12 +50,13 @@ def block(outcome: Outcome, index: int) -> list[Row]:
                 ],
             )
         )
+        only = "attention" if outcome.card.adaptation is None else GRADIENT_MAP
     for number, layer in enumerate(layers, start=1):
         maps = [layer.query, *(None if layer.support is None else layer.support[i] for i in shown)]
         weights = [None, *(None if layer.task is None else float(layer.task[i]) for i in shown)]
         above = [""] * len(captions) if rows else captions
         images = [framed(outcome, p, heat, _SIDE) for p, heat in zip(pictures, maps, strict=True)]
-        name = f"layer {number}" if len(layers) > 1 else ""
+        name = f"layer {number}" if len(layers) > 1 else only
         tiles = list(zip(images, above, weights, strict=True))
         # Of the query alone, it says nothing of the examples, which stand in the first row.
         alone = layer.task is None and layer.support is None

@@ -7,6 +7,7 @@ import csv
 import glob
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,6 +159,38 @@ def test_shipped_entries_show_the_attention_they_have(
     (found,) = attention(model, SAMPLES / "support", [HOOK], None, None).blocks
     assert len(found) == rows
     assert found[0][1][0][1].splitlines()[:2] == ["hook.png", "hook"]
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ("stanet-omniglot", ["images", "layer 1", "layer 2", "layer 3"]),
+        ("maml-omniglot", ["images", "gradient map"]),
+        ("sca-omniglot", ["images", "gradient map"]),
+    ],
+)
+def test_every_row_under_a_map_says_which(model: str, names: list[str], tmp_path: Path) -> None:
+    found = attention(model, SAMPLES / "support", [HOOK], None, None)
+    assert [[name for name, _ in block] for block in found.blocks] == [names]
+    assert ("gradient map: where the answer comes from" in found.title) == (len(names) == 2)
+
+
+@pytest.mark.parametrize("examples", [2, 9])
+def test_nothing_touches_the_edges(examples: int, tmp_path: Path) -> None:
+    """Neither the last image, nor a title that is longer than the images."""
+    support = SAMPLES / "support"
+    if examples == 2:
+        support = tmp_path / "support"
+        for glyph in ("cross", "hook"):
+            (support / glyph).mkdir(parents=True)
+            shutil.copy(SAMPLES / "support" / glyph / "1.png", support / glyph)
+    out = tmp_path / "a.png"
+    done = plot("attention", "--model", "maml-omniglot", "--support", support, HOOK, "--out", out)
+    assert done.exit_code == 0, done.output
+    with Image.open(out) as image:
+        pixels = np.asarray(image.convert("L"))
+    marked = np.flatnonzero(pixels.min(0) < 250)
+    assert marked[0] >= 16 and pixels.shape[1] - 1 - marked[-1] >= 16
 
 
 def test_similarity_is_the_last_layer_s_attention(

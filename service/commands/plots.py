@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models_zoo.cards import Card
 from service.archives import ArchiveLimits
-from service.attention_rows import EXAMPLES, Row, block, numbers
+from service.attention_rows import EXAMPLES, GRADIENT_MAP, Row, block, numbers
 from service.classifier import Classifier, Outcome
 from service.commands.errors import quiet_log, user_errors
 from service.commands.local import examples, local_classifier, members, queries, query_files
@@ -78,8 +78,11 @@ def attention(
         outcome = _answer(classifier, model, taught, files)
         places = [f"{y} {x}" for y, x in np.ndindex(*(spec.query or spec.support or (0, 0)))]
         some = f": {EXAMPLES} of {len(taught)} examples, those of the largest weight"
+        title = card.id + some * (len(taught) > EXAMPLES)
+        if card.adaptation is not None and spec.query:
+            title += f"; {GRADIENT_MAP}: where the answer comes from"
         return AttentionFigure(
-            card.id + some * (len(taught) > EXAMPLES),
+            title,
             [block(outcome, index) for index in range(len(files))],
             ["query", "layer", "image", "class", "task attention", *places],
             [row for index in range(len(files)) for row in numbers(outcome, index)],

@@ -6,12 +6,17 @@ import csv
 import math
 import statistics
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -19,7 +24,7 @@ from fewshot import app
 from tests.training.making import recipe
 from training import trainer
 from training.history import History, read_history
-from training.plots import smooth
+from training.plots import picture, smooth, task_correlation, task_weights
 from training.plots.trajectory import distances
 from training.sketch import Sketch
 from training.trainer import train
@@ -106,7 +111,39 @@ def test_task_correlation_is_pearson_s_averaged_over_iterations(tmp_path: Path) 
         assert float(row["mean"]) == pytest.approx(statistics.mean(found), abs=1e-4)
         deviation = statistics.stdev(found) if len(found) > 1 else math.nan
         assert float(row["standard deviation"]) == pytest.approx(deviation, abs=1e-4, nan_ok=True)
+        whisker = 1.96 * deviation / math.sqrt(len(found))
+        drawn = float(row["1.96 standard errors"])
+        assert drawn == pytest.approx(whisker, abs=1e-4, nan_ok=True)
         assert int(row["iterations"]) == len(steps)
+
+
+def test_the_figures_say_what_they_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whiskers as long as the column of their name, and lines that are means called so."""
+    seen: list[Axes] = []
+
+    @contextmanager
+    def kept(path: Path, *size: float) -> Iterator[tuple[Figure, Axes]]:
+        with picture(path, *size) as (figure, axes):
+            yield figure, axes
+            seen.append(axes)
+
+    run, _ = attended(tmp_path / "run")
+    for module in (task_correlation, task_weights):
+        monkeypatch.setattr(module, "picture", kept)
+        module.draw(run, tmp_path / f"{module.__name__}.png")
+    bars, lines = seen
+    assert "mean \u00b1 1.96 standard errors" in bars.get_ylabel()
+    (whiskers,) = [c for c in bars.collections if isinstance(c, LineCollection)]
+    lengths = [
+        np.ptp(ends[:, 1]) / 2 if len(ends) else math.nan for ends in whiskers.get_segments()
+    ]
+    told = [
+        float(row["1.96 standard errors"])
+        for row in rows_of(tmp_path / f"{task_correlation.__name__}.png")
+    ]
+    assert lengths == pytest.approx(told, abs=1e-5, nan_ok=True)
+    names = [text.get_text() for text in lines.get_legend().get_texts()]  # type: ignore[union-attr]
+    assert names == ["largest, running mean", "smallest, running mean", "mean of all"]
 
 
 def test_an_input_that_never_differs_has_no_correlation(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ Tile = tuple[Image.Image, str, float | None]
 Line = tuple[str, Sequence[Tile]]
 
 #: Inches: an image; what stands beside, above and below one; the gaps between query and examples,
-#: and between blocks.
+#: between blocks, and at the right edge.
 _TILE, _GAP, _NAME, _TEXT, _APART = 0.7, 0.06, 0.3, 0.15, 0.14
-#: Letters that stand above an image.
-_LETTERS = 15
+#: Letters that stand above an image; inches of one of the title's.
+_LETTERS, _LETTER = 15, 0.075
 
 
 def draw(
@@ -38,16 +38,17 @@ def draw(
 ) -> None:
     """Draw `path` and its CSV of `heading` and `table`."""
     columns = max(len(tiles) for block in blocks for _, tiles in block)
-    width = _NAME + columns * (_TILE + _GAP) + _APART
+    weighed = any(
+        weight is not None for block in blocks for _, tiles in block for _, _, weight in tiles
+    )
+    title += "; a: task attention" * weighed
+    images = columns * (_TILE + _GAP) - _GAP + _APART
+    width = _NAME + max(images, _LETTER * len(title)) + _APART
     heights = [sum(map(_height, block)) for block in blocks]
     height = 2 * _TEXT + sum(heights) + _APART * len(blocks)
     with figure_at(path, width, height, palette=True) as figure:
         figure.set_layout_engine("none")
-        weighed = any(
-            weight is not None for block in blocks for _, tiles in block for _, _, weight in tiles
-        )
-        note = "; a: task attention" if weighed else ""
-        figure.text(_NAME / width, 1 - _TEXT / height, title + note, fontsize=9, va="center")
+        figure.text(_NAME / width, 1 - _TEXT / height, title, fontsize=9, va="center")
         top = height - 2 * _TEXT
         for block in blocks:
             for line in block:

@@ -20,23 +20,24 @@ from training.plots.reading import attention_of
 def draw(run: Path, path: Path) -> None:
     """Draw `path` and its CSV. Raises `CheckpointError` where the run has no task attention."""
     _, weights, inputs = attention_of(run)
-    rows: list[tuple[str, float, float, int]] = []
+    rows: list[tuple[str, float, float, float, int]] = []
     for number, name in enumerate(INPUTS):
         found = correlations(inputs[:, :, number], weights)
         mean = float(found.mean()) if len(found) else float("nan")
         deviation = float(found.std(ddof=1)) if len(found) > 1 else float("nan")
-        rows.append((name, mean, deviation, len(found)))
+        error = 1.96 * deviation / max(len(found), 1) ** 0.5
+        rows.append((name, mean, error, deviation, len(found)))
     with picture(path, 5.0, 3.6) as (_, axes):
-        names, means, deviations, counts = zip(*rows, strict=True)
+        names, means, errors, *_ = zip(*rows, strict=True)
         axes.bar(names, means, width=0.6, color=COLOURS[0])
-        errors = 1.96 * np.array(deviations) / np.sqrt(np.maximum(counts, 1))
         axes.errorbar(names, means, errors, fmt="none", ecolor="#222222", linewidth=1.2, capsize=3)
         axes.axhline(0, color="black", linewidth=0.8)
         ends = np.abs(means) + np.nan_to_num(errors)
         reach = np.fmax(0.1, np.fmax.reduce(ends))
         axes.set_ylim(-1.1 * reach, 1.1 * reach)
-        axes.set_ylabel("Correlation with attention")
-    write_table(path, ("input", "mean", "standard deviation", "iterations"), rows)
+        axes.set_ylabel("Correlation with attention:\nmean \u00b1 1.96 standard errors")
+    heading = ("input", "mean", "1.96 standard errors", "standard deviation", "iterations")
+    write_table(path, heading, rows)
 
 
 def correlations(inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -20,15 +20,20 @@ def draw(run: Path, path: Path) -> None:
             (smallest, COLOURS[0], "smallest"),
         ):
             axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3)
-            axes.plot(steps, smooth(values), color=colour, linewidth=1.4, label=label)
+            name = f"{label}, running mean"
+            axes.plot(steps, smooth(values), color=colour, linewidth=1.4, label=name)
         axes.axhline(
-            float(np.nanmean(weights)), color="#555555", linewidth=0.8, linestyle="--", label="mean"
+            float(np.nanmean(weights)),
+            color="#555555",
+            linewidth=0.8,
+            linestyle="--",
+            label="mean of all",
         )
         axes.set_xlabel("Iteration")
         axes.set_ylabel("Attention")
         axes.set_xlim(steps[0], steps[-1])
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, ncols=3)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     write_table(
         path,
         ("iteration", "largest", "smallest"),
