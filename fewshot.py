@@ -49,8 +49,7 @@ Queries = Annotated[
     typer.Option("--query", help="Images to ask about, or folders of them; more may follow."),
 ]
 More = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="More queries.")]
-#: The largest seed.
-MOST = 2**32 - 1
+LARGEST_SEED = 2**32 - 1
 Model = Annotated[str, typer.Option(help="Id of a model; see `fewshot models list`.")]
 
 
@@ -195,7 +194,7 @@ def train(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, max=MOST, help="In place of the recipe's seed, in runs/<id>-seed<seed>."
+            min=0, max=LARGEST_SEED, help="In place of the recipe's seed, in runs/<id>-seed<seed>."
         ),
     ] = None,
     changes: Annotated[
@@ -234,7 +233,7 @@ def evaluate(
         ),
     ] = None,
     tasks: Annotated[int, typer.Option(min=2, help="Number of tasks.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, max=MOST, help="Seed of the tasks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the tasks.")] = 0,
     rotations: Annotated[
         Rotations, typer.Option(help="classes: turned test classes are classes of their own.")
     ] = Rotations.none,

@@ -39,7 +39,7 @@ def block(outcome: Outcome, index: int) -> list[Row]:
     captions = [answer, *(outcome.labels[i] for i in shown)]
 
     rows: list[Row] = []
-    only = ""
+    kind = ""
     if any(layer.query is not None or layer.support is not None for layer in layers):
         rows.append(
             (
@@ -50,13 +50,13 @@ def block(outcome: Outcome, index: int) -> list[Row]:
                 ],
             )
         )
-        only = "attention" if outcome.card.adaptation is None else GRADIENT_MAP
+        kind = "attention" if outcome.card.adaptation is None else GRADIENT_MAP
     for number, layer in enumerate(layers, start=1):
         maps = [layer.query, *(None if layer.support is None else layer.support[i] for i in shown)]
         weights = [None, *(None if layer.task is None else float(layer.task[i]) for i in shown)]
         above = [""] * len(captions) if rows else captions
         images = [framed(outcome, p, heat, _SIDE) for p, heat in zip(pictures, maps, strict=True)]
-        name = f"layer {number}" if len(layers) > 1 else only
+        name = f"layer {number}" if len(layers) > 1 else kind
         tiles = list(zip(images, above, weights, strict=True))
         # Of the query alone, it says nothing of the examples, which stand in the first row.
         alone = layer.task is None and layer.support is None

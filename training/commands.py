@@ -187,8 +187,8 @@ def evaluate_entry(
         )
         training = trained(card)
         learners = [
-            protocol.learner(card, zoo, place)
-            for card, (_, zoo) in zip(cards, entries, strict=True)
+            protocol.learner(card, held, place)
+            for card, (_, held) in zip(cards, entries, strict=True)
         ]
         stores = [protocol.store(card, data, download) for card in cards]
         if stores[0].classes != stores[-1].classes:
