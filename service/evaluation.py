@@ -30,7 +30,7 @@ from service.problems import (
     TooManyShots,
 )
 from service.stored import StoredSupport
-from service.tasks import check_limits, classes_of
+from service.tasks import check_limits
 
 #: What is one model's own trouble with a set, and no reason to judge no other.
 _ITS_OWN = (
@@ -151,16 +151,14 @@ async def _verdict(
 ) -> Verdict:
     assert learned.features is not None
     rest = [i for i in range(len(labels)) if i != example]
-    # In the order in which they appear without it: a model may mind the order.
-    classes = classes_of([labels[i] for i in rest])
-    index = {label: i for i, label in enumerate(classes)}
+    index = {label: i for i, label in enumerate(learned.classes)}
     none = blank(learned.card, 0)
     answer = await classifier.engine.submit(
         Episode(
             model=learned.card.id,
             support=none,
             labels=np.array([index[labels[i]] for i in rest], np.int64),
-            way=len(classes),
+            way=len(index),
             query=none,
             inner_lr=learned.rates,
             known={place: learned.features[i] for place, i in enumerate(rest)},
@@ -170,11 +168,10 @@ async def _verdict(
     )
     [row] = answer.probabilities
     best = int(np.argsort(-row, kind="stable")[0])
-    named = {label: i for i, label in enumerate(learned.classes)}
     return Verdict(
         example=example,
-        truth=named[labels[example]],
-        said=named[classes[best]],
+        truth=index[labels[example]],
+        said=best,
         confidence=float(row[best]),
         belief=float(row[index[labels[example]]]),
     )

@@ -127,8 +127,7 @@ class Predictions(BaseModel):
         None, description="The support set and its revision, `id@revision`, where one was asked."
     )
     classes: list[str] = Field(
-        description="In the order in which their labels first appear in the support set; an "
-        "archive's files count as sorted by path."
+        description="Sorted, whichever came first: equal support sets are equal tasks."
     )
     predictions: list[QueryPrediction]
     timing_ms: TimingMs

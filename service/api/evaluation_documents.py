@@ -89,7 +89,7 @@ class Evaluation(BaseModel):
     """Leave-one-out accuracies of a support set's examples."""
 
     support_set_ref: str = Field(description="`set@revision`.")
-    classes: list[str] = Field(description="In the order in which their labels first appear.")
+    classes: list[str] = Field(description="Sorted.")
     examples: int = Field(description="In the set.")
     left_out: int = Field(description="Of them, those that were left out one at a time.")
     skipped: list[str] = Field(description="Classes with a single example, which cannot be.")

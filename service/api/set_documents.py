@@ -51,9 +51,7 @@ class ClassCount(BaseModel):
 class SupportSetDetail(SupportSet):
     """A support set with its classes."""
 
-    classes: list[ClassCount] = Field(
-        description="In the order in which their labels first appear."
-    )
+    classes: list[ClassCount] = Field(description="Sorted by their labels.")
 
     @classmethod
     def with_classes(cls, record: SetRecord, classes: Sequence[tuple[str, int]]) -> Self:

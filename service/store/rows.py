@@ -111,14 +111,13 @@ def expiry(now: float, ttl: int | None) -> float | None:
 
 
 def classes(connection: Connection, set_id: str) -> list[tuple[str, int]]:
-    """Labels in the order in which they first appear, each with its number of examples."""
+    """Labels, each with its number of examples; sorted here, since databases differ in it."""
     query = (
         select(examples.c.label, func.count())
         .where(examples.c.set_id == set_id)
         .group_by(examples.c.label)
-        .order_by(func.min(examples.c.position))
     )
-    return [(label, count) for label, count in connection.execute(query)]
+    return sorted((label, count) for label, count in connection.execute(query))
 
 
 def rename(connection: Connection, set_id: str, labels: Mapping[str, str]) -> bool:

@@ -135,7 +135,7 @@ def test_a_support_set_from_its_making_to_its_end(client: Client) -> None:
     changed = client.update_set(key, name="beasts", ttl=None)
     assert (changed.name, changed.ttl, changed.metadata) == ("beasts", None, {"team": "north"})
     renamed = client.update_set(key, labels={"cat": "tiger"})
-    assert [c.label for c in renamed.classes or []] == ["tiger", "dog"]
+    assert [c.label for c in renamed.classes or []] == ["dog", "tiger"]
     client.delete_example(key, listed[0].id)
     assert [c.label for c in client.get_set(key).classes or []] == ["dog"]
     assert key in [one.id for one in client.sets().support_sets]

@@ -174,7 +174,7 @@ def test_the_file_of_other_graphs_and_labels(
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
     metadata = told["metadata"]
     assert isinstance(metadata, dict)
-    assert json.loads(metadata["labels"]) == ["日本", "b", "c'\""]
+    assert json.loads(metadata["labels"]) == ["b", "c'\"", "日本"]
     if own:
         assert json.loads(metadata["inner_lr"]) == [0.25, 0.25]
 

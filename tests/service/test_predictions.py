@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
+from models_zoo.cards import ENTRIES
+from service.app import create_app
+from service.settings import Settings
 from tests.service.asking import Pixels, ask, encoded, noise, task, zipped
 
 
@@ -32,12 +36,13 @@ def by_label(prediction: dict[str, list[dict[str, object]]]) -> dict[object, obj
 
 
 def test_answers_are_the_nearest_class_means_of_the_paper_formula(client: TestClient) -> None:
-    shots = {"b": [1, 2, 3], "a": [4], "c": [5, 6]}  # unequal shots, labels not sorted
-    support = [(label, encoded(noise(s))) for label, seeds in shots.items() for s in seeds]
+    shots = {"a": [4], "b": [1, 2, 3], "c": [5, 6]}
+    sent = ("b", "a", "c")  # unequal shots, labels not sorted
+    support = [(label, encoded(noise(s))) for label in sent for s in shots[label]]
     answer = ask(client, support, [encoded(noise(7)), encoded(noise(8))]).json()
 
     assert answer["model"] == "mean"
-    assert answer["classes"] == ["b", "a", "c"]
+    assert answer["classes"] == ["a", "b", "c"]
     means = np.stack(
         [np.mean([features(noise(s), True) for s in seeds], 0) for seeds in shots.values()]
     )
@@ -80,12 +85,24 @@ def test_the_order_of_the_classes_does_not_matter(client: TestClient) -> None:
     support, query = task("abcd", 2), [encoded(noise(60))]
     forth = ask(client, support, query).json()["predictions"][0]
     answer = ask(client, support[::-1], query).json()
-    assert answer["classes"] == ["d", "c", "b", "a"]
+    assert answer["classes"] == ["a", "b", "c", "d"]
     back = answer["predictions"][0]
     assert back["label"] == forth["label"]
     expected = by_label(forth)
     for label, probability in by_label(back).items():
         assert probability == pytest.approx(expected[label], rel=1e-6)
+
+
+def test_it_makes_no_difference_which_class_is_sent_first() -> None:
+    folder = Path(__file__).parents[2] / "samples"
+    support = [(p.parent.name, p.read_bytes()) for p in sorted(folder.glob("support/*/*.png"))]
+    queries = [path.read_bytes() for path in sorted(folder.glob("queries/*.png"))]
+    shown = {"model": "maml-omniglot", "top_k": 3}  # each of its outputs has weights of its own
+    with TestClient(create_app(Settings(zoo=ENTRIES, device="cpu", threads=1))) as client:
+        forth = ask(client, support, queries, **shown).json()["predictions"]
+        back = ask(client, support[::-1], queries, **shown).json()["predictions"]
+    for one, other in zip(forth, back, strict=True):
+        assert by_label(one) == pytest.approx(by_label(other), abs=1e-4)
 
 
 def test_a_query_is_not_affected_by_the_others(client: TestClient) -> None:

@@ -15,7 +15,7 @@ def test_it_answers_as_sending_the_images_would(client: TestClient, model: str) 
     stateless = ask(client, support, QUERIES, model=model, attention="maps", top_k=2).json()
     stored = ask_set(client, set_id, QUERIES, model=model, attention="maps", top_k=2).json()
     assert stored["predictions"] == stateless["predictions"]
-    assert stored["classes"] == stateless["classes"] == ["c", "a", "b"]
+    assert stored["classes"] == stateless["classes"] == ["a", "b", "c"]
     assert stored["model_ref"] == stateless["model_ref"] == f"{model}@1.0"
     assert stored["support_set_ref"] == f"{set_id}@1"
     assert stateless["support_set_ref"] is None

@@ -32,8 +32,8 @@ def test_a_set_is_made_empty_or_with_images(client: TestClient) -> None:
     full = make_set(client, support).json()
     assert [r["status"] for r in full["results"]] == ["created"] * 4
     assert full["support_set"]["classes"] == [
-        {"label": "b", "examples": 2},
         {"label": "a", "examples": 2},
+        {"label": "b", "examples": 2},
     ]
     assert full["support_set"]["bytes"] == sum(len(data) for _, data in support)
 
@@ -105,7 +105,7 @@ def test_classes_are_renamed_all_at_once(client: TestClient) -> None:
     before = client.get(f"{path}/examples").json()["examples"]
     probabilities = ask_set(client, set_id, QUERIES).json()["predictions"][0]["probabilities"]
     found = client.patch(path, json={"labels": {"a": "b", "b": " a "}, "name": "exchanged"}).json()
-    assert [one["label"] for one in found["classes"]] == ["b", "a", "c"]
+    assert [one["label"] for one in found["classes"]] == ["a", "b", "c"]
     assert (found["revision"], found["name"]) == (2, "exchanged")
     after = client.get(f"{path}/examples").json()["examples"]
     assert [one["label"] for one in after] == ["b", "a", "c"]
@@ -117,11 +117,11 @@ def test_classes_are_renamed_all_at_once(client: TestClient) -> None:
     }
     assert [one["label"] for one in client.patch(path, json={"labels": {"c": "a"}}).json()[
         "classes"
-    ]] == ["b", "a"]  # fmt: skip
+    ]] == ["a", "b"]  # fmt: skip
     for wrong, kind in (({"x": "y", "a": "z"}, "unknown-label"), ({"a": " "}, "invalid-label")):
         assert_problem(client.patch(path, json={"labels": wrong}), 422, kind)
     found = client.get(path).json()
-    assert [(one["label"], one["examples"]) for one in found["classes"]] == [("b", 1), ("a", 2)]
+    assert [(one["label"], one["examples"]) for one in found["classes"]] == [("a", 2), ("b", 1)]
     assert found["revision"] == 3
 
 
