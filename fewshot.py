@@ -50,6 +50,8 @@ Queries = Annotated[
 ]
 More = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="More queries.")]
 LARGEST_SEED = 2**32 - 1
+#: Of a key's limits: PostgreSQL's integers end there.
+LARGEST_LIMIT = 2**31 - 1
 Model = Annotated[str, typer.Option(help="Id of a model; see `fewshot models list`.")]
 
 
@@ -600,10 +602,14 @@ def keys_create(
         ),
     ] = "write",
     rate_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Most requests in a minute. Default: no limit.")
+        int | None,
+        typer.Option(
+            min=1, max=LARGEST_LIMIT, help="Most requests in a minute. Default: no limit."
+        ),
     ] = None,
     daily_quota: Annotated[
-        int | None, typer.Option(min=1, help="Most requests in a day. Default: no limit.")
+        int | None,
+        typer.Option(min=1, max=LARGEST_LIMIT, help="Most requests in a day. Default: no limit."),
     ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,

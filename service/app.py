@@ -111,6 +111,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         generate_unique_id_function=_operation_id,
         form_limits={
             "max_files": settings.max_files,

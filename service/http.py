@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import resource
+import time
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -14,17 +18,53 @@ HEAD_S = 20.0
 #: Seconds in which a client must take some of an answer that waits for it. On a bad line pauses of
 #: half a minute happen, and what the system buffers hides as much again.
 UNSENT_S = 60.0
+#: Open files that a process asks for, where it may have so many. Each connection is one.
+_WANTED_FILES = 1 << 16
+#: Files that are kept for what is no connection: models, the database, large bodies.
+_OTHER_FILES = 256
+_BACKLOG = 2048
+#: Seconds between two lines of the log that say the same.
+_TOLD_AGAIN_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+def raise_file_limit() -> None:
+    """Let this process, and those that it starts, open as many files as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, _WANTED_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def backlog() -> int:
+    """How many connections may wait to be accepted, all of them at once."""
+    return min(_BACKLOG, _files() // 4)
+
+
+def most_connections() -> int:
+    """How many may be open in a process. With more it would come to the end of its files while it
+    accepts them, where asyncio writes a traceback for each of the backlog, again every second."""
+    return _files() - backlog() - min(_OTHER_FILES, _files() // 2)
+
+
+def _files() -> int:
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _WANTED_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 class Connection(HttpToolsProtocol):
     """httptools collects a head, a chunk's extension or a trailer until it is whole, however long
     it is: a connection that has sent `MOST_UNREAD` bytes of one is closed, and so is one that takes
     longer than `HEAD_S` over a head. An answer waits in memory until the client takes it: one that
-    takes nothing of it for `UNSENT_S` is cut off.
+    takes nothing of it for `UNSENT_S` is cut off. Beyond `most_connections` new ones are closed.
 
     Where a client sends the next request before the answer begins, that answer is the connection's
     last and what follows is thrown away, as HTTP allows: to keep it, reading would have to pause,
     and then nobody sees that the client has gone."""
+
+    _told = -_TOLD_AGAIN_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -33,9 +73,21 @@ class Connection(HttpToolsProtocol):
         self._unsent = 0
         self._unsent_timer: asyncio.TimerHandle | None = None
         self._deaf = False
+        self._most = most_connections()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self._most:
+            transport.abort()
+            now = time.monotonic()
+            if now - Connection._told > _TOLD_AGAIN_S:
+                Connection._told = now
+                log.warning(
+                    "%d connections are open and new ones are closed; raise the limit of open "
+                    "files (ulimit -n) or put a proxy in front",
+                    self._most,
+                )
+            return
         self._head_begins()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -22,6 +22,12 @@ _TICK_S = 0.05
 TAIL_S = 2
 
 
+def stop_when_hung_up() -> None:
+    """SIGHUP, which a terminal that is closed sends, ends it as SIGTERM does; not under nohup."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+
+
 class Lifecycle:
     """Whether the service is stopping, and which requests it still works on."""
 

@@ -94,6 +94,9 @@ class Metrics(Events):
         self._restarts = counter(
             "engine_restarts_total", "Engine threads started anew after their death.", "lane"
         )
+        counter(
+            "worker_starts_total", "Processes that began: more than `workers` means that some died."
+        ).inc()
         self._loads = histogram(
             "model_load_duration_seconds", "Reading a model into memory.", _LOAD_SECONDS, "model"
         )

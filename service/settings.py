@@ -7,12 +7,15 @@ from this class, so a setting is written once.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import platformdirs
+from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -30,6 +33,8 @@ from pydantic_settings import (
 
 from models_zoo.cards import ENTRIES
 from models_zoo.names import closest
+
+logging.getLogger("dotenv.main").setLevel(logging.ERROR)  # it warns of lines that are refused here
 
 MB = 1 << 20
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
@@ -71,6 +76,12 @@ def _folder(value: object) -> object:
     return value
 
 
+def _address(value: object) -> object:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("empty; name an address, 0.0.0.0 for all of this machine's")
+    return value.strip().removeprefix("[").removesuffix("]") if isinstance(value, str) else value
+
+
 def _endpoint(value: str) -> str:
     if value and not re.fullmatch(r"https?://[^\s@]+", value):
         raise ValueError("an http:// or https:// address without user and password is wanted")
@@ -98,9 +109,10 @@ class Settings(BaseSettings):
 
     # Address and processes
 
-    host: str = Field(
+    host: Annotated[str, BeforeValidator(_address)] = Field(
         "127.0.0.1",
-        description="Address to listen on. Set 0.0.0.0 in a container or to serve other machines; "
+        description="Address to listen on. Set 0.0.0.0 (or `::`, which takes IPv6 too) in a "
+        "container or to serve other machines; "
         "anyone who reaches the port can then use it, so put it behind a proxy or a firewall.",
     )
     port: int = Field(
@@ -109,6 +121,13 @@ class Settings(BaseSettings):
         le=65535,
         description="Port to listen on. Change it where 8000 is taken; 0 picks a free one, which "
         "is printed.",
+    )
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="What a proxy in front takes from the beginning of each path, such as "
+        "`/fewshot`. Set it there, so that Swagger UI asks, and `Location` headers name, what can "
+        "be reached from outside; requests come without it.",
     )
     workers: int = Field(
         1,
@@ -471,7 +490,14 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """A misspelt name would leave its setting at the default without a word."""
+        """A misspelt name would leave its setting at the default without a word, as would a line of
+        `.env` that cannot be read."""
+        with suppress(OSError), open(".env", encoding="utf-8") as lines:
+            for binding in parse_stream(lines):
+                if binding.error:
+                    raise ValueError(f".env, line {binding.original.line}: not NAME=value")
+        if str(given.get("port", "")).startswith("tcp://"):
+            given = {name: value for name, value in given.items() if name != "port"}
         for source in (EnvSettingsSource(cls), DotEnvSettingsSource(cls)):
             for name in source.env_vars:  # in small letters, as they are compared
                 bare = name.removeprefix(_PREFIX.lower())

@@ -89,7 +89,7 @@ async def add_examples(
                 store.sets.add, caller.id, set_id, checked, rendering(sent), if_match, asked
             )
 
-    return respond(await unless_gone(request, work()))
+    return respond(await unless_gone(request, work()), classifier.settings.root_path)
 
 
 @router.get(

@@ -78,5 +78,7 @@ def rendering(sent: Sequence[Example], made: bool = False) -> Callable[[Added], 
     return render
 
 
-def respond(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, answer.headers, "application/json")
+def respond(answer: Answer, root: str) -> Response:
+    """`root`: what addresses begin with, seen from outside."""
+    place = {"Location": root + answer.headers["Location"]}
+    return Response(answer.body, answer.status, answer.headers | place, "application/json")

@@ -29,8 +29,8 @@ async def page(request: Request) -> Response:
     accept = request.headers.get("accept", "")
     vary = {"Vary": "Accept"}
     if "application/json" in accept and "text/html" not in accept:
-        base = request.scope.get("root_path", "")
-        links = {name: base + path for name, path in LINKS.items()}
+        root = request.app.state.classifier.settings.root_path
+        links = {name: root + path for name, path in LINKS.items()}
         return JSONResponse({"name": "fewshot", "links": links}, headers=vary)
     return FileResponse(WEB / "index.html", headers=vary)
 

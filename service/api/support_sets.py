@@ -103,7 +103,7 @@ async def create_support_set(
                 asked,
             )
 
-    return respond(await unless_gone(request, work()))
+    return respond(await unless_gone(request, work()), classifier.settings.root_path)
 
 
 @router.get(

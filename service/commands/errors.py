@@ -33,6 +33,8 @@ def user_errors() -> Iterator[None]:
         fail(f"{where}: {message}" if where else message)
     except SettingsError as error:
         fail(str(error).removeprefix("error parsing CLI: "))
+    except UnicodeDecodeError:
+        fail(".env is not written in UTF-8")
     except (ZooError, OSError) as error:
         fail(str(error))
 

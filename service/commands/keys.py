@@ -18,7 +18,7 @@ from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.paths import check_data_dir
 from service.problems import StoreUnavailable, UnknownKey
 from service.settings import Settings
-from service.store.database import Database
+from service.store.database import Database, reason_of
 from service.store.keys import BELIEVED_S, Key, Keys, Scope
 
 
@@ -123,8 +123,11 @@ def _database(data_dir: Path | None, make: bool = False) -> Iterator[Database]:
             )
         try:
             yield database
-        except (UnknownKey, StoreUnavailable) as error:
+        except UnknownKey as error:
             fail(f"{error.detail} (database: {database.name})")
+        except StoreUnavailable as error:
+            reason = reason_of(error.__cause__) if error.__cause__ else error.detail
+            fail(f"{reason} (database: {database.name})")
         finally:
             database.close()
     sys.stderr.write(f"database: {database.name}{', new' if new else ''}\n")

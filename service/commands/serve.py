@@ -26,8 +26,8 @@ from service.classifier import Classifier
 from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.paths import check_data_dir, check_zoo
 from service.commands.supervisor import Supervisor, end_with_the_supervisor
-from service.http import Connection
-from service.lifecycle import TAIL_S
+from service.http import Connection, backlog, raise_file_limit
+from service.lifecycle import TAIL_S, stop_when_hung_up
 from service.memory import share_arenas
 from service.metrics import MULTIPROCESS
 from service.problems import StoreUnavailable
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 SAMPLES = Path(__file__).parents[2] / "samples"
 #: Asked in the example where the zoo has it, else the first model.
 SHOWN = "stanet-omniglot"
-_BACKLOG = 2048
 #: Longer than load balancers keep a connection without requests, 60 s as a rule: they would send
 #: the next request on one that is just being closed.
 _KEEP_ALIVE_S = 75
@@ -74,6 +73,7 @@ def run(arguments: Sequence[str]) -> None:
         check_data_dir(settings, flag, make=True)
         _require(settings)
         logging.config.dictConfig(logs.configuration(settings))
+        raise_file_limit()
         listener = _listen(settings)
         application = Application(settings)
         app = application() if settings.workers == 1 else None
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> None:
         log_level=settings.log_level,
         access_log=False,  # `observe` writes the lines
         server_header=False,
-        backlog=_BACKLOG,
+        backlog=backlog(),
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=TAIL_S,  # `draining` has waited for `shutdown_s` by then
         timeout_worker_healthcheck=_HUNG_SECONDS,
@@ -105,6 +105,7 @@ def run(arguments: Sequence[str]) -> None:
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # uvicorn has shut down by now and passes the signal on
         if app is not None:
+            stop_when_hung_up()
             uvicorn.Server(config).run(sockets=[listener])
         else:
             with _shared_metrics():
@@ -215,14 +216,16 @@ def _check(settings: Settings) -> None:
 
 def _listen(settings: Settings) -> socket.socket:
     """Bind first, so that a taken port is one clear line. Raises `OSError`."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    host = settings.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
     try:
         bound = socket.create_server(
-            (settings.host, settings.port), family=family, backlog=_BACKLOG
+            (host, settings.port), family=family, backlog=backlog(), dualstack_ipv6=both
         )
-    except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        reason = os.strerror(error.errno) if error.errno else str(error)
+    except (OSError, UnicodeError) as error:
+        where = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
+        reason = getattr(error, "strerror", None) or str(error)
         raise OSError(f"cannot listen on {where}: {reason}") from None
     # asyncio sets TCP_NODELAY where a socket says that it is TCP, which `create_server` leaves
     # open: an answer's body would wait 40 ms for the client to acknowledge its headers.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from prometheus_client.multiprocess import mark_process_dead
+from uvicorn import Config
 from uvicorn.supervisors import Multiprocess
 
 from service.metrics import MULTIPROCESS
+
+log = logging.getLogger(__name__)
 
 
 def end_with_the_supervisor() -> None:
@@ -21,6 +24,7 @@ def end_with_the_supervisor() -> None:
     supervisor = multiprocessing.parent_process()
     if supervisor is None:
         return
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal tells all, the supervisor as well
 
     def wait() -> None:
         supervisor.join()
@@ -30,23 +34,32 @@ def end_with_the_supervisor() -> None:
 
 
 class Supervisor(Multiprocess):
-    """Starts a dead or hung worker again, and takes what it held out of the gauges; likewise of
-    workers that SIGHUP replaces or SIGTTOU ends.
+    """Starts a dead or hung worker again, and takes what it held out of the gauges.
 
-    SIGTERM and SIGINT are passed on, and waited for; a worker that cannot start ends them all.
+    SIGTERM, SIGINT and SIGHUP (but under nohup) are passed on, and waited for; a worker that cannot
+    start ends them all.
     """
 
+    def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        super().__init__(config, sockets)
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def keep_subprocess_alive(self) -> None:
-        with self._gauges_kept_right():
-            super().keep_subprocess_alive()
-
-    def handle_signals(self) -> None:
-        with self._gauges_kept_right():
-            super().handle_signals()
-
-    @contextmanager
-    def _gauges_kept_right(self) -> Iterator[None]:
         before = {process.pid for process in self.processes}
-        yield
+        super().keep_subprocess_alive()
         for pid in before - {process.pid for process in self.processes}:
+            log.warning("worker %s died and is started again", pid)
             mark_process_dead(pid, os.environ[MULTIPROCESS])  # type: ignore[no-untyped-call]
+
+    def handle_hup(self) -> None:
+        self.handle_term()
+
+    # To replace or end one worker would have it refuse, while it finishes, what others could take.
+
+    def handle_ttin(self) -> None:
+        """The number of workers is a setting."""
+
+    def handle_ttou(self) -> None:
+        """The number of workers is a setting."""

@@ -8,7 +8,9 @@ writer, so writes have a thread apart, where they wait for one another.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -49,8 +51,16 @@ _VANISHED = {
     "keepalives_count": 2,
 }
 _PROBE_BYTES = 256 << 10
-#: What a database that is gone, full, locked or read-only raises; other faults are ours.
-_OUTSIDE = (sa.OperationalError, sa.InterfaceError, sa.InternalError, sa.TimeoutError)
+#: What a database that is gone, full, locked or read-only raises; other faults are ours. SQLite's
+#: own errors come from where a connection is prepared.
+_OUTSIDE = (
+    sa.OperationalError,
+    sa.InterfaceError,
+    sa.InternalError,
+    sa.TimeoutError,
+    sqlite3.Error,
+    OSError,
+)
 
 
 class Database:
@@ -75,6 +85,7 @@ class Database:
         self._turn = threading.Lock() if self.is_sqlite else nullcontext()
         self._opening = threading.Lock()
         self._opened = False
+        self._file: tuple[int, int] | None = None
         #: The last write failed; `ready` finds out whether the next one would.
         self.faulted = False
 
@@ -100,8 +111,29 @@ class Database:
         with self._opening:
             if not self._opened:
                 with _told():
+                    self._make_private()
                     schema.upgrade(self.engine)
+                    self._file = self._identity()
                 self._opened = True
+
+    def _make_private(self) -> None:
+        """A new file is for nobody else on the machine, whatever its folder allows."""
+        if self.missing:
+            Path(str(self.engine.url.database)).touch(mode=0o600)
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Which file SQLite's path names now. Raises `OSError` where there is none."""
+        file = self.engine.url.database if self.is_sqlite else None
+        if not file or str(file) == ":memory:" or str(file).startswith("file:"):
+            return None
+        found = os.stat(file)
+        return found.st_dev, found.st_ino
+
+    def _check_identity(self) -> None:
+        """Raises `OSError` where the file was deleted or replaced: what is written to the one that
+        is still open would be lost at its end."""
+        if self._identity() != self._file:
+            raise OSError("another file is in the database's place: start the service again")
 
     def close(self) -> None:
         """Wait for what has begun, up to `CLOSE_S`: a database that hangs must not put off the end
@@ -141,8 +173,10 @@ class Database:
         """A transaction that is on the disk once the block is left. Raises `StoreUnavailable`."""
         self.open()
         try:
-            with _told(), self._turn, self._writer.begin() as connection:
-                yield connection
+            with _told(), self._turn:
+                self._check_identity()
+                with self._writer.begin() as connection:
+                    yield connection
         except StoreUnavailable:
             self.faulted = True
             raise
@@ -159,6 +193,7 @@ class Database:
                 connection.execute(probes.delete())
         else:
             with self.read() as connection:
+                self._check_identity()
                 connection.execute(select(1))
 
 
@@ -167,7 +202,7 @@ def _told() -> Iterator[None]:
     """Faults of the database as a problem; the reason goes to the log, not to the client."""
     try:
         yield
-    except (*_OUTSIDE, OSError) as error:
+    except _OUTSIDE as error:
         raise _unavailable(error) from error
     except sa.DatabaseError as error:
         # A damaged file, or a connection that broke under a statement.
@@ -176,9 +211,13 @@ def _told() -> Iterator[None]:
         raise _unavailable(error) from error
 
 
+def reason_of(error: BaseException) -> str:
+    """What the database said, in one line, without the statement and SQLAlchemy's advice."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
 def _unavailable(error: BaseException) -> StoreUnavailable:
-    reason = getattr(error, "orig", None) or error
-    log.warning("the database failed: %s", " ".join(str(reason).split()))
+    log.warning("the database failed: %s", reason_of(error))
     return unavailable("the database does not answer or takes no writes")
 
 
@@ -191,7 +230,7 @@ def _engine(where: str | Path, threads: int) -> Engine:
             return _sqlite(url, threads)
         if url.get_backend_name() in ("postgresql", "postgres"):
             return _postgresql(url, threads)
-    except sa.ArgumentError:
+    except (sa.ArgumentError, ValueError):  # of a port that is no number
         raise StoreUnavailable("the database's URL cannot be read") from None
     except ModuleNotFoundError as error:
         raise StoreUnavailable(
@@ -201,6 +240,15 @@ def _engine(where: str | Path, threads: int) -> Engine:
 
 
 def _postgresql(url: URL, threads: int) -> Engine:
+    if "@" in (url.database or ""):  # the end of a password, which would be shown as the name
+        raise StoreUnavailable("the database's URL: write @ and / of a password as %40 and %2F")
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import make_conninfo
+
+    try:
+        make_conninfo(**dict.fromkeys(url.query, "0"))
+    except ProgrammingError as error:  # an option that there is not
+        raise StoreUnavailable(f"the database's URL: {error}") from None
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=threads,

@@ -35,13 +35,20 @@ class Server:
 
 @contextmanager
 def serving(
-    zoo: Path, folder: Path, *flags: object, killed: bool = False, **environment: str
+    zoo: Path,
+    folder: Path,
+    *flags: object,
+    killed: bool = False,
+    files: int | None = None,
+    **environment: str,
 ) -> Iterator[Server]:
     """`fewshot serve` on a free port until the block ends; then SIGTERM, which must end it, unless
-    the block is to have killed it."""
+    the block is to have killed it. `files`: how many it may have open."""
     log = folder / "server.log"
     command = [sys.executable, str(ROOT / "fewshot.py"), "serve", "--zoo", str(zoo), "--port", "0"]
     command += [str(flag) for flag in flags]
+    if files is not None:
+        command = ["sh", "-c", f'ulimit -n {files} && exec "$0" "$@"', *command]
     variables = os.environ | {"FEWSHOT_THREADS": "1", "FEWSHOT_DEVICE": "cpu"} | environment
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env=variables, stdout=output, stderr=output)

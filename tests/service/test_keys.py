@@ -362,9 +362,30 @@ def test_a_database_that_does_not_answer_is_named_without_its_password() -> None
     for command in (["create", "k"], ["list"]):
         refused = CliRunner().invoke(fewshot, ["keys", *command], env={"DATABASE_URL": url})
         assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
-        assert "does not answer" in refused.stderr
+        assert "refused" in refused.stderr
         assert "(database: sets on 127.0.0.1:1)" in refused.stderr
         assert "secret" not in refused.output
+
+
+def test_a_database_that_sqlite_cannot_read_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "fewshot.sqlite3").write_bytes(b"no database" * 2000)
+    done = _fewshot(tmp_path, "list")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("fewshot: file is not a database (database: ")
+
+
+def test_limits_are_what_every_database_can_keep(tmp_path: Path) -> None:
+    for flag in ("--daily-quota", "--rate-per-minute"):
+        for number in (2**31, 10**23):
+            done = _fewshot(tmp_path, "create", "k", flag, str(number))
+            assert done.returncode == 2
+            assert "Traceback" not in done.stderr
+        assert _fewshot(tmp_path, "create", "k", flag, str(2**31 - 1)).returncode == 0
+
+
+def test_a_new_database_is_for_its_owner_alone(tmp_path: Path) -> None:
+    assert _fewshot(tmp_path, "create", "k").returncode == 0
+    assert (tmp_path / "fewshot.sqlite3").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_first_key_says_which_sets_it_locks_out(zoo: Path, tmp_path: Path) -> None:

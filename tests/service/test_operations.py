@@ -7,11 +7,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -236,30 +237,43 @@ def test_workers_share_the_port_and_add_up_their_metrics(zoo: Path, tmp_path: Pa
         text = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
         assert value(text, "fewshot_http_requests_in_progress") == 0
         assert value(text, "fewshot_build_info") == 1
+        give_up = time.monotonic() + PATIENCE
+        while value(text, "fewshot_worker_starts_total") != 3:  # the new one imports
+            assert time.monotonic() < give_up
+            text = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
+    records = [json.loads(line) for line in server.log.read_text().splitlines()]
+    (warning,) = [r["message"] for r in records if r["level"] == "warning"]
+    assert warning == f"worker {min(first)} died and is started again"
     assert not [pid for pid in first | second if Path(f"/proc/{pid}").exists()]
 
 
-def test_workers_that_were_replaced_or_ended_hold_nothing_any_more(
-    zoo: Path, tmp_path: Path
-) -> None:
-    with serving(zoo, tmp_path, "--workers", 2, "--pinned-models", "mean") as server:
+def test_the_documented_backup_copies_the_database_or_fails(tmp_path: Path) -> None:
+    (line,) = re.findall(
+        r"python -c \"(import sqlite3; .+)\"", (ROOT / "docs" / "operations.md").read_text("utf-8")
+    )
+    for place in ("data", "backup"):
+        (tmp_path / place).mkdir()
+        assert f"/{place}/" in line
+        line = line.replace(f"/{place}/", f"{tmp_path / place}/")
+    file, copy = tmp_path / "data" / "fewshot.sqlite3", tmp_path / "backup" / "copy.sqlite3"
+    wrong = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True)
+    assert wrong.returncode != 0
+    assert not file.exists() and not copy.exists()
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE kept AS SELECT 5 AS number")
+        subprocess.run([sys.executable, "-c", line], check=True)
+    with closing(sqlite3.connect(copy)) as database:
+        assert database.execute("SELECT number FROM kept").fetchall() == [(5,)]
 
-        def settled(loads: int, loaded: int) -> None:
-            """Wait until that many models were loaded in all, and that many are in memory."""
-            give_up, found = time.monotonic() + PATIENCE / 4, (0.0, 0.0)
-            while found != (loads, loaded):
-                assert time.monotonic() < give_up, found
-                time.sleep(0.1)
-                with suppress(httpx.TransportError):  # the one that is being ended was asked
-                    text = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
-                    counted = value(text, "fewshot_model_load_duration_seconds_count")
-                    found = counted, value(text, "fewshot_models_loaded")
 
-        settled(2, 2)
-        server.process.send_signal(signal.SIGHUP)
-        settled(4, 2)
-        server.process.send_signal(signal.SIGTTOU)
-        settled(4, 1)
+def test_signals_that_would_replace_or_end_a_worker_do_not(zoo: Path, tmp_path: Path) -> None:
+    """While it finishes it would refuse what another one could take."""
+    with serving(zoo, tmp_path, "--workers", 2) as server:
+        workers = worker_ids(server.process.pid, 2)
+        for number in (signal.SIGTTOU, signal.SIGTTIN):
+            server.process.send_signal(number)
+            time.sleep(1)  # a supervisor looks every half a second
+        assert worker_ids(server.process.pid, 2) == workers
 
 
 def test_a_full_folder_for_temporary_files_ends_no_worker(

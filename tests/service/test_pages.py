@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from service.api.pages import WEB
+from service.app import create_app
+from service.settings import Settings
 from tests.service.asking import ask, encoded, noise, task
 
 OUTSIDE = re.compile(r"""(?:src|href|url)\s*[=(:]\s*["']?(?:https?:)?//""")
@@ -21,6 +24,25 @@ def test_the_page_is_html_for_people_and_links_for_programs(client: TestClient) 
     links = client.get("/", headers={"accept": "application/json"}).json()["links"]
     for name, path in links.items():
         assert client.get(path).status_code == (405 if name == "predictions" else 200), name
+
+
+def test_behind_a_prefix_what_it_names_can_be_reached(zoo: Path) -> None:
+    app = create_app(Settings(zoo=zoo, device="cpu", threads=1, root_path="/few-shot"))
+
+    async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            assert scope["path"].startswith("/few-shot/")
+            scope = scope | {"path": scope["path"].removeprefix("/few-shot")}  # type: ignore[operator]
+        await app(scope, receive, send)
+
+    with TestClient(proxy) as client:
+        links = client.get("/few-shot/", headers={"Accept": "application/json"}).json()["links"]
+        for name in links.keys() - {"predictions"}:
+            assert client.get(links[name]).status_code == 200, name
+        assert client.get(links["openapi"]).json()["servers"] == [{"url": "/few-shot"}]
+        made = client.post(links["support_sets"])
+        assert client.get(made.headers["location"]).json() == made.json()["support_set"]
+        assert client.get("/few-shot/static/icon.svg").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

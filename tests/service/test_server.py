@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -165,11 +165,68 @@ def test_a_taken_port_is_one_clear_line(server: tuple[str, str], zoo: Path) -> N
     assert re.fullmatch(r"fewshot: cannot listen on 127\.0\.0\.1:\d+: .*in use\n", done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("host", "line"),
+    [
+        ("no-such-host.invalid", r"no-such-host\.invalid:0: .*[Nn]ame.*"),
+        ("[2001:db8::1]", r"\[2001:db8::1\]:0: .+"),
+    ],
+)
+def test_an_address_that_is_not_ours_is_one_clear_line(zoo: Path, host: str, line: str) -> None:
+    command = ["serve", "--zoo", str(zoo), "--port", "0", "--host", host]
+    refused = CliRunner().invoke(fewshot, command)
+    assert refused.exit_code == 2
+    assert re.fullmatch(f"fewshot: cannot listen on {line}\n", refused.stderr)
+
+
+def test_two_colons_take_both_kinds_of_addresses(zoo: Path, tmp_path: Path) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with serving(zoo, tmp_path, "--host", "::") as server:
+        for host in ("127.0.0.1", "[::1]"):
+            answer = httpx.get(f"http://{host}:{server.port}/livez", timeout=PATIENCE)
+            assert answer.status_code == 200
+
+
+def test_more_connections_than_files_are_closed_and_cost_one_line(
+    zoo: Path, tmp_path: Path
+) -> None:
+    with (
+        serving(zoo, tmp_path, files=128) as server,
+        httpx.Client(base_url=server.base, timeout=PATIENCE) as client,
+        ExitStack() as stack,
+    ):
+        assert client.get("/livez").status_code == 200
+        others = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE))
+            for _ in range(200)
+        ]
+        assert others[-1].recv(1) == b""  # closed by the server
+        assert client.get("/livez").status_code == 200  # whoever was there stays
+        stack.pop_all().close()
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            with suppress(httpx.TransportError):
+                assert httpx.get(server.base + "/livez").status_code == 200
+                break
+            assert time.monotonic() < give_up
+        assert server.log.read_text().count("connections are open and new ones are closed") == 1
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
         (("--database-url", "mysql://x"), "the database must be sqlite:/// or postgresql://"),
+        (("--database-url", "postgresql://x@h:p/d"), "the database's URL cannot be read"),
+        (
+            ("--database-url", "postgresql://x:p@ss/w%rd@h/d"),
+            "the database's URL: write @ and / of a password as %40 and %2F",
+        ),
+        (
+            ("--database-url", "postgresql://x@h/d?sslmod=require"),
+            "the database's URL: .*sslmod.*",
+        ),
         (("--pinned-models", "no-such"), "unknown pinned model 'no-such'; .*"),
     ],
 )
@@ -179,7 +236,7 @@ def test_what_cannot_be_served_is_one_clear_line_from_any_number_of_workers(
     command = [sys.executable, str(ROOT / "fewshot.py"), "serve", "--zoo", str(zoo), "--port", "0"]
     command += ["--device", "cpu", "--workers", workers, *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 2
+    assert done.returncode == 2, done.stderr
     assert re.fullmatch(f"fewshot: {line}\n", done.stderr)
     assert done.stdout == ""
 

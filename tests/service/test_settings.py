@@ -126,8 +126,31 @@ def test_names_that_others_read_are_no_misspelt_settings(monkeypatch: pytest.Mon
     assert Settings().auth == "auto"
 
 
-@pytest.mark.parametrize("name", ["FEWSHOT_DATA_DIR", "FEWSHOT_ZOO"])
-def test_an_empty_folder_s_name_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_port_that_kubernetes_names_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEWSHOT_PORT", "tcp://10.96.0.1:8000")  # of a service named fewshot
+    assert Settings().port == 8000
+    assert from_arguments(["--port", "5"]).port == 5
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        (b"OTHER=x\nFEWSHOT_AUTH required\n", "fewshot: .env, line 2: not NAME=value\n"),
+        (b"FEWSHOT_AUTH=\xff\n", "fewshot: .env is not written in UTF-8\n"),
+    ],
+)
+@pytest.mark.parametrize("command", [["serve"], ["keys", "list"]])
+def test_a_file_of_settings_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: bytes, line: str, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes(file)
+    refused = run(app, command)
+    assert (refused.exit_code, refused.stderr) == (2, line)
+
+
+@pytest.mark.parametrize("name", ["FEWSHOT_DATA_DIR", "FEWSHOT_ZOO", "FEWSHOT_HOST"])
+def test_an_empty_name_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "")
     refused = run(app, ["serve"])
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1), refused.output

@@ -74,14 +74,15 @@ def busy(server: Server) -> bool:
     return "fewshot_http_requests_in_progress 1.0" in metrics
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_was_begun_is_finished_and_nothing_new_is_taken(
-    zoo: Path, tmp_path: Path, workers: int
+    zoo: Path, tmp_path: Path, workers: int, number: int
 ) -> None:
     with serving(zoo, tmp_path, "--workers", workers, "--shutdown-s", 60) as server:
         request = HalfSent(server)
         begun(server)
-        stop(server)
+        stop(server, number)
         refused = httpx.post(server.base + "/v1/predictions", files={"x": b"y" * 100_000})
         assert_problem(refused, 503, "not-ready")
         assert refused.headers["retry-after"] == "1"
@@ -90,6 +91,22 @@ def test_what_was_begun_is_finished_and_nothing_new_is_taken(
         request.finish()
         assert '"classes":["a","b"]' in request.answer()
         server.process.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_under_nohup_a_closed_terminal_does_not_end_it(
+    zoo: Path, tmp_path: Path, workers: int
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; processes inherit it
+    try:
+        with serving(zoo, tmp_path, "--workers", workers) as server:
+            signal.signal(signal.SIGHUP, before)
+            server.process.send_signal(signal.SIGHUP)
+            for _ in range(20):  # a supervisor looks every half a second
+                assert httpx.get(server.base + "/readyz").status_code == 200
+                time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_it_ends_within_the_grace_period_whatever_runs(zoo: Path, tmp_path: Path) -> None:

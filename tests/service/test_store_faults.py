@@ -211,6 +211,26 @@ def test_a_database_that_comes_after_the_service_is_waited_for(
         postgres.start_if_stopped()
 
 
+def test_a_file_that_was_deleted_or_replaced_takes_no_writes_that_would_be_lost(
+    zoo: Path, tmp_path: Path
+) -> None:
+    settings, file = (
+        Settings(zoo=zoo, device="cpu", data_dir=tmp_path),
+        tmp_path / "fewshot.sqlite3",
+    )
+    with TestClient(create_app(settings)) as client:
+        assert make_set(client, some()).status_code == 201
+        file.rename(tmp_path / "moved")
+        for other in (False, True):
+            if other:
+                file.write_bytes((tmp_path / "moved").read_bytes())
+            assert_down(make_set(client, some()))
+            assert_down(client.get("/readyz"))
+        (tmp_path / "moved").rename(file)
+        assert client.get("/readyz").status_code == 200
+        assert make_set(client, some()).status_code == 201
+
+
 @pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite:////proc/nowhere/x.sqlite3"])
 def test_a_database_that_cannot_be_is_told_in_one_line(zoo: Path, tmp_path: Path, url: str) -> None:
     command = [sys.executable, str(Path(__file__).parents[2] / "fewshot.py"), "keys", "list"]
