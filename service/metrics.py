@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+#: In the environment of a worker that was started in the place of one that died.
+REPLACEMENT = "WORKER_REPLACEMENT"
 
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -95,8 +97,8 @@ class Metrics(Events):
             "engine_restarts_total", "Engine threads started anew after their death.", "lane"
         )
         counter(
-            "worker_starts_total", "Processes that began: more than `workers` means that some died."
-        ).inc()
+            "worker_restarts_total", "Worker processes started in the place of one that died."
+        ).inc(REPLACEMENT in os.environ)
         self._loads = histogram(
             "model_load_duration_seconds", "Reading a model into memory.", _LOAD_SECONDS, "model"
         )

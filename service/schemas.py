@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 _EXAMPLE: dict[str, JsonValue] = {
     "model": "stanet-omniglot",
     "model_ref": "stanet-omniglot@1.0",
-    "classes": ["hook", "cross", "loop"],
+    "classes": ["cross", "hook", "loop"],
     "predictions": [
         {
             "index": 0,
@@ -25,8 +25,8 @@ _EXAMPLE: dict[str, JsonValue] = {
             "attention": {
                 "task": [
                     [
-                        {"example": 0, "label": "hook", "weight": 0.05},
-                        {"example": 1, "label": "cross", "weight": 0.91},
+                        {"example": 0, "label": "cross", "weight": 0.91},
+                        {"example": 1, "label": "hook", "weight": 0.05},
                         {"example": 2, "label": "loop", "weight": 0.04},
                     ]
                 ],

@@ -494,11 +494,17 @@ class Settings(BaseSettings):
         `.env` that cannot be read."""
         with suppress(OSError), open(".env", encoding="utf-8") as lines:
             for binding in parse_stream(lines):
-                if binding.error:
+                ours = (binding.key or "").upper().startswith(_PREFIX)
+                if binding.error or (ours and binding.value is None):
                     raise ValueError(f".env, line {binding.original.line}: not NAME=value")
-        if str(given.get("port", "")).startswith("tcp://"):
-            given = {name: value for name, value in given.items() if name != "port"}
-        for source in (EnvSettingsSource(cls), DotEnvSettingsSource(cls)):
+        environment, file = EnvSettingsSource(cls), DotEnvSettingsSource(cls)
+        name = f"{_PREFIX.lower()}port"
+        port = str(environment.env_vars.get(name))
+        if port.startswith("tcp://") and given.get("port") == port:
+            # Not ours: Kubernetes makes it of a service that is called fewshot.
+            given = {key: value for key, value in given.items() if key != "port"}
+            given |= {"port": file.env_vars[name]} if file.env_vars.get(name) else {}
+        for source in (environment, file):
             for name in source.env_vars:  # in small letters, as they are compared
                 bare = name.removeprefix(_PREFIX.lower())
                 if bare in (name, *cls.model_fields) or _NO_SETTINGS.fullmatch(bare):

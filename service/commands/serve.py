@@ -226,6 +226,7 @@ def _listen(settings: Settings) -> socket.socket:
     except (OSError, UnicodeError) as error:
         where = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
         reason = getattr(error, "strerror", None) or str(error)
+        reason = reason.partition(" (while attempting")[0]  # Python tells the address again
         raise OSError(f"cannot listen on {where}: {reason}") from None
     # asyncio sets TCP_NODELAY where a socket says that it is TCP, which `create_server` leaves
     # open: an answer's body would wait 40 ms for the client to acknowledge its headers.

@@ -13,7 +13,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from uvicorn import Config
 from uvicorn.supervisors import Multiprocess
 
-from service.metrics import MULTIPROCESS
+from service.metrics import MULTIPROCESS, REPLACEMENT
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Supervisor(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         before = {process.pid for process in self.processes}
+        os.environ[REPLACEMENT] = "1"  # what is started from here on is one
         super().keep_subprocess_alive()
         for pid in before - {process.pid for process in self.processes}:
             log.warning("worker %s died and is started again", pid)

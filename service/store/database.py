@@ -8,7 +8,6 @@ writer, so writes have a thread apart, where they wait for one another.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import sqlite3
 import threading
@@ -24,6 +23,7 @@ from sqlalchemy.engine import URL, make_url
 
 from service.problems import StoreUnavailable
 from service.store import schema
+from service.store.file import File
 from service.store.tables import probes
 from service.store.threads import Threads, in_time, unavailable
 
@@ -70,8 +70,8 @@ class Database:
         """`where`: a URL, or the file of a SQLite database, whatever characters are in its path.
 
         Raises `StoreUnavailable` for a URL that cannot be used at all."""
-        self.engine = _engine(where, threads)
-        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self.engine, self._file = _engine(where, threads)
+        self.is_sqlite = self._file is not None
         self._writer = self.engine.execution_options(write=True)
         # SQLite snapshots every transaction; PostgreSQL has to be told to.
         self._reader = (
@@ -85,7 +85,6 @@ class Database:
         self._turn = threading.Lock() if self.is_sqlite else nullcontext()
         self._opening = threading.Lock()
         self._opened = False
-        self._file: tuple[int, int] | None = None
         #: The last write failed; `ready` finds out whether the next one would.
         self.faulted = False
 
@@ -94,7 +93,7 @@ class Database:
         """The file, or PostgreSQL's database and host: without user, password or anything else."""
         url = self.engine.url
         if self.is_sqlite:
-            return url.database or "memory"
+            return str(url.database)
         hosts = url.host or url.query.get("host", "localhost")
         host = hosts if isinstance(hosts, str) else ",".join(hosts)
         port = "" if url.port is None else f":{url.port}"
@@ -103,37 +102,22 @@ class Database:
     @property
     def missing(self) -> bool:
         """Whether `open` would make it: no file is there. PostgreSQL's are made by others."""
-        file = self.engine.url.database if self.is_sqlite else None
-        return bool(file) and not str(file).startswith("file:") and not Path(str(file)).exists()
+        return self._file is not None and self._file.missing
 
     def open(self) -> None:
         """Bring the tables up to date. Raises `StoreUnavailable`; what comes next tries again."""
         with self._opening:
             if not self._opened:
                 with _told():
-                    self._make_private()
+                    self.engine.dispose()  # what failed before may have opened another file
+                    if self._file is not None:
+                        self._file.make()
                     schema.upgrade(self.engine)
-                    self._file = self._identity()
                 self._opened = True
 
-    def _make_private(self) -> None:
-        """A new file is for nobody else on the machine, whatever its folder allows."""
-        if self.missing:
-            Path(str(self.engine.url.database)).touch(mode=0o600)
-
-    def _identity(self) -> tuple[int, int] | None:
-        """Which file SQLite's path names now. Raises `OSError` where there is none."""
-        file = self.engine.url.database if self.is_sqlite else None
-        if not file or str(file) == ":memory:" or str(file).startswith("file:"):
-            return None
-        found = os.stat(file)
-        return found.st_dev, found.st_ino
-
-    def _check_identity(self) -> None:
-        """Raises `OSError` where the file was deleted or replaced: what is written to the one that
-        is still open would be lost at its end."""
-        if self._identity() != self._file:
-            raise OSError("another file is in the database's place: start the service again")
+    def _check_file(self) -> None:
+        if self._file is not None:
+            self._file.check()
 
     def close(self) -> None:
         """Wait for what has begun, up to `CLOSE_S`: a database that hangs must not put off the end
@@ -174,9 +158,10 @@ class Database:
         self.open()
         try:
             with _told(), self._turn:
-                self._check_identity()
+                self._check_file()
                 with self._writer.begin() as connection:
                     yield connection
+                self._check_file()
         except StoreUnavailable:
             self.faulted = True
             raise
@@ -193,7 +178,7 @@ class Database:
                 connection.execute(probes.delete())
         else:
             with self.read() as connection:
-                self._check_identity()
+                self._check_file()
                 connection.execute(select(1))
 
 
@@ -221,7 +206,7 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
     return unavailable("the database does not answer or takes no writes")
 
 
-def _engine(where: str | Path, threads: int) -> Engine:
+def _engine(where: str | Path, threads: int) -> tuple[Engine, File | None]:
     if isinstance(where, Path):
         return _sqlite(URL.create("sqlite", database=str(where)), threads)
     try:
@@ -229,7 +214,11 @@ def _engine(where: str | Path, threads: int) -> Engine:
         if url.get_backend_name() == "sqlite":
             return _sqlite(url, threads)
         if url.get_backend_name() in ("postgresql", "postgres"):
-            return _postgresql(url, threads)
+            if where.partition("?")[0].count("@") > 1:  # it would be shown as the host or name
+                raise StoreUnavailable(
+                    "the database's URL: write @ and / of a password as %40 and %2F"
+                )
+            return _postgresql(url, threads), None
     except (sa.ArgumentError, ValueError):  # of a port that is no number
         raise StoreUnavailable("the database's URL cannot be read") from None
     except ModuleNotFoundError as error:
@@ -240,8 +229,6 @@ def _engine(where: str | Path, threads: int) -> Engine:
 
 
 def _postgresql(url: URL, threads: int) -> Engine:
-    if "@" in (url.database or ""):  # the end of a password, which would be shown as the name
-        raise StoreUnavailable("the database's URL: write @ and / of a password as %40 and %2F")
     from psycopg import ProgrammingError
     from psycopg.conninfo import make_conninfo
 
@@ -269,9 +256,10 @@ def _postgresql(url: URL, threads: int) -> Engine:
     return engine
 
 
-def _sqlite(url: URL, threads: int) -> Engine:
+def _sqlite(url: URL, threads: int) -> tuple[Engine, File]:
+    file = File(url)
     engine = create_engine(
-        url,
+        url.set(drivername="sqlite"),
         pool_size=threads + 1,  # the writer's
         max_overflow=0,
         pool_timeout=_BUSY_S,
@@ -281,6 +269,11 @@ def _sqlite(url: URL, threads: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:
+        try:
+            file.check()  # a connection to another file would still be there when ours is back
+        except OSError:
+            connection.close()
+            raise
         # The driver's own idea of transactions would begin them too late; see `begin`.
         connection.isolation_level = None
         connection.execute("PRAGMA synchronous = FULL")
@@ -292,4 +285,4 @@ def _sqlite(url: URL, threads: int) -> Engine:
         writes = connection.get_execution_options().get("write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-    return engine
+    return engine, file

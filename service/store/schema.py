@@ -24,11 +24,9 @@ _WAL_TRIES, _WAL_PAUSE_S = 100, 0.1
 def upgrade(engine: Engine) -> None:
     """Run the missing migrations in one transaction, one process at a time.
 
-    Raises SQLAlchemy's errors, `StoreUnavailable` where the database is too new, and `OSError`
-    where SQLite's folder cannot be made.
+    Raises SQLAlchemy's errors, and `StoreUnavailable` where the database is too new.
     """
-    if engine.dialect.name == "sqlite" and engine.url.database:
-        Path(engine.url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if engine.dialect.name == "sqlite":
         _use_wal(engine)
     with engine.execution_options(write=True).begin() as connection:
         if engine.dialect.name == "postgresql":

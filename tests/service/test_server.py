@@ -188,6 +188,21 @@ def test_two_colons_take_both_kinds_of_addresses(zoo: Path, tmp_path: Path) -> N
             assert answer.status_code == 200
 
 
+def test_connections_that_come_all_at_once_do_not_use_up_the_files(
+    zoo: Path, tmp_path: Path
+) -> None:
+    with serving(zoo, tmp_path, files=1024) as server, ExitStack() as stack:
+        for _ in range(5):
+            burst = [stack.enter_context(socket.socket()) for _ in range(500)]
+            for each in burst:
+                each.setblocking(False)
+                each.connect_ex(("127.0.0.1", server.port))
+            time.sleep(0.2)
+        stack.pop_all().close()
+        assert httpx.get(server.base + "/livez", timeout=PATIENCE).status_code == 200
+        assert "Too many open files" not in server.log.read_text()
+
+
 def test_more_connections_than_files_are_closed_and_cost_one_line(
     zoo: Path, tmp_path: Path
 ) -> None:

@@ -126,16 +126,24 @@ def test_names_that_others_read_are_no_misspelt_settings(monkeypatch: pytest.Mon
     assert Settings().auth == "auto"
 
 
-def test_the_port_that_kubernetes_names_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_port_that_kubernetes_names_is_none_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEWSHOT_PORT", "tcp://10.96.0.1:8000")  # of a service named fewshot
     assert Settings().port == 8000
     assert from_arguments(["--port", "5"]).port == 5
+    with pytest.raises(ValueError):
+        from_arguments(["--port", "tcp://10.96.0.2:8000"])
+    (tmp_path / ".env").write_text("FEWSHOT_PORT=9000\n")
+    assert Settings().port == 9000
 
 
 @pytest.mark.parametrize(
     ("file", "line"),
     [
         (b"OTHER=x\nFEWSHOT_AUTH required\n", "fewshot: .env, line 2: not NAME=value\n"),
+        (b"OTHER\nFEWSHOT_AUTH\n", "fewshot: .env, line 2: not NAME=value\n"),
         (b"FEWSHOT_AUTH=\xff\n", "fewshot: .env is not written in UTF-8\n"),
     ],
 )

@@ -83,6 +83,8 @@ def test_what_was_begun_is_finished_and_nothing_new_is_taken(
         request = HalfSent(server)
         begun(server)
         stop(server, number)
+        if number == signal.SIGHUP:  # as a shell passes it on
+            stop(server, number)
         refused = httpx.post(server.base + "/v1/predictions", files={"x": b"y" * 100_000})
         assert_problem(refused, 503, "not-ready")
         assert refused.headers["retry-after"] == "1"

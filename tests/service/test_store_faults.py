@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
@@ -226,12 +227,23 @@ def test_a_file_that_was_deleted_or_replaced_takes_no_writes_that_would_be_lost(
                 file.write_bytes((tmp_path / "moved").read_bytes())
             assert_down(make_set(client, some()))
             assert_down(client.get("/readyz"))
+            with ThreadPoolExecutor(8) as threads:  # more than have a connection
+                list(threads.map(client.get, [SETS] * 32))
         (tmp_path / "moved").rename(file)
         assert client.get("/readyz").status_code == 200
-        assert make_set(client, some()).status_code == 201
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(client.post, [SETS] * 32))
+    made = {answer.json()["support_set"]["id"] for answer in answers}
+    with closing(sqlite3.connect(file)) as database:
+        kept = {name for (name,) in database.execute("SELECT id FROM support_sets")}
+    assert kept > made
 
 
-@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite:////proc/nowhere/x.sqlite3"])
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://x/y", "nonsense", "sqlite:////proc/nowhere/x.sqlite3", "sqlite://",
+     "sqlite:///:memory:", "sqlite:///file:x?uri=true", "postgresql://u:a@b@host/db"],
+)  # fmt: skip
 def test_a_database_that_cannot_be_is_told_in_one_line(zoo: Path, tmp_path: Path, url: str) -> None:
     command = [sys.executable, str(Path(__file__).parents[2] / "fewshot.py"), "keys", "list"]
     done = subprocess.run(
