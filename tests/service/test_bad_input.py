@@ -203,10 +203,10 @@ def test_a_name_that_is_not_utf8_or_printable_is_answered(client: TestClient) ->
 def test_labels_in_every_spelling(client: TestClient, label: str) -> None:
     images = [encoded(noise(i)) for i in range(2)]
     found = ask(client, [(label, images[0]), ("b", images[1])], QUERY)
-    assert found.json()["classes"] == [label, "b"]
+    assert found.json()["classes"] == sorted([label, "b"])
     zipped_too = zipped({f"{label}/1.png": images[0], "b/1.png": images[1]})
     found = ask(client, [], QUERY, archive=zipped_too)
-    assert sorted(found.json()["classes"]) == sorted([label, "b"])
+    assert found.json()["classes"] == sorted([label, "b"])
 
 
 @pytest.mark.parametrize(
