@@ -61,7 +61,7 @@ SERVING = PROJECT["dependencies"]
 CASES = {
     # Imported where they are wanted, and done without where they are not.
     "serving": (
-        declared(SERVING, EXTRAS["gpu"], EXTRAS["otel"]),
+        declared(SERVING, EXTRAS["gpu"], EXTRAS["otel"], EXTRAS["postgres"]),
         ("fewshot.py", "service/**/*.py", *SERVED_ZOO),
     ),
     "client": ({"httpx", "pydantic"}, ("fewshot_client/*.py",)),
