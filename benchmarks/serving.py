@@ -26,7 +26,18 @@ from models_zoo.cards import list_cards
 
 LARGE = Case("stanet-cifar100", way=5, shot=5, queries=15, shown=32)
 SMALL = Case("prototypical-omniglot", way=5, shot=1, queries=15, shown=105)
-STORED = Case("stanet-cifar100", way=5, shot=5, queries=5, shown=32)
+#: Of several kinds of learners: what a registered set saves is most where adapting costs most.
+STORED = [
+    Case(model, way=5, shot=5, queries=5, shown=32 if "cifar" in model else 105)
+    for model in (
+        "stanet-cifar100",
+        "stanet-omniglot",
+        "prototypical-omniglot",
+        "mmnet-omniglot",
+        "snail-omniglot",
+        "maml-omniglot",
+    )
+]
 PARTS = ("parse", "decode", "sessions", "stages", "answer")
 WHAT = ("registered", "overhead", "batching")
 CONCURRENCY = (1, 8, 64)
@@ -105,16 +116,18 @@ def measure(
 ) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Title and result of each comparison, as they come."""
     cards = list_cards()
-    floors = {case: Floor(case, cards[case.model], threads) for case in (LARGE, SMALL, STORED)}
+    cases = [LARGE, SMALL] if set(what) - {"registered"} else []
+    cases += STORED if "registered" in what else []
+    floors = {case: Floor(case, cards[case.model], threads) for case in cases}
     settings = {"device": "cpu", "threads": threads, "queue_images": 1_000_000}
     with serving(**settings) as on, serving(**settings, batching=False) as off:
         for floor in floors.values():  # models load, shapes are seen once
             for server in (on, off):
                 server.run(floor.request, 16, ASIDE)
-        if "registered" in what:
-            arms = registered(floors[STORED], on, rounds, requests)
+        for case in STORED if "registered" in what else ():
+            arms = registered(floors[case], on, rounds, requests)
             yield (
-                f"registered: {STORED.name}",
+                f"registered: {case.name}",
                 {
                     "request": summary(arms),
                     "stateless / registered": both(arms, ["stateless"], ["registered"]),

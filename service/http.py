@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import time
-from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.file_limit import most_connections
 
 #: Bytes that may arrive without completing a request's head or adding to its body.
 MOST_UNREAD = 64 << 10
@@ -18,45 +18,10 @@ HEAD_S = 20.0
 #: Seconds in which a client must take some of an answer that waits for it. On a bad line pauses of
 #: half a minute happen, and what the system buffers hides as much again.
 UNSENT_S = 60.0
-#: Open files that a process asks for, the most that it may have. Each connection is one.
-_WANTED_FILES = 1 << 16, 1 << 15, 10_240, 4096
-#: Files that are kept for what is no connection: models, the database, large bodies.
-_OTHER_FILES = 256
-_BACKLOG = 2048
 #: Seconds between two lines of the log that say the same.
 _TOLD_AGAIN_S = 60.0
 
 log = logging.getLogger(__name__)
-
-
-def raise_file_limit() -> None:
-    """Let this process, and those that it starts, open as many files as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in _WANTED_FILES:
-        if hard != resource.RLIM_INFINITY:
-            wanted = min(hard, wanted)
-        if soft == resource.RLIM_INFINITY or soft >= wanted:
-            return
-        with suppress(OSError, ValueError):  # macOS names no limit and has one
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return
-
-
-def backlog() -> int:
-    """How many connections may wait to be accepted, all of them at once."""
-    return min(_BACKLOG, _files() // 16)
-
-
-def most_connections() -> int:
-    """How many may be open in a process. With more it would come to the end of its files while it
-    accepts them, where asyncio writes a traceback for each of the backlog, again every second. It
-    accepts a few backlogs before `connection_made` is told of the first of them."""
-    return _files() - 4 * backlog() - min(_OTHER_FILES, _files() // 2)
-
-
-def _files() -> int:
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _WANTED_FILES[0] if soft == resource.RLIM_INFINITY else soft
 
 
 class Connection(HttpToolsProtocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,8 @@ TAIL_S = 2
 
 def stop_when_hung_up() -> None:
     """SIGHUP, which a terminal that is closed sends, ends it as SIGTERM does; not under nohup."""
+    if sys.platform == "win32":  # there is none
+        return
 
     def on_hangup(number: int, frame: FrameType | None) -> None:
         # Shells pass on the terminal's; a second SIGTERM would end it in the middle of its work.

@@ -494,9 +494,12 @@ class Settings(BaseSettings):
         `.env` that cannot be read."""
         with suppress(OSError), open(".env", encoding="utf-8") as lines:
             for binding in parse_stream(lines):
-                ours = (binding.key or "").upper().startswith(_PREFIX)
+                key = (binding.key or "").lower()
+                ours = key.startswith(_PREFIX.lower()) or key in Usual.model_fields
                 if binding.error or (ours and binding.value is None):
-                    raise ValueError(f".env, line {binding.original.line}: not NAME=value")
+                    text = binding.original.string  # empty lines before it are in it
+                    line = binding.original.line + text[: -len(text.lstrip())].count("\n")
+                    raise ValueError(f".env, line {line}: not NAME=value")
         environment, file = EnvSettingsSource(cls), DotEnvSettingsSource(cls)
         name = f"{_PREFIX.lower()}port"
         port = str(environment.env_vars.get(name))

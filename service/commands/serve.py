@@ -26,7 +26,8 @@ from service.classifier import Classifier
 from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.paths import check_data_dir, check_zoo
 from service.commands.supervisor import Supervisor, end_with_the_supervisor
-from service.http import Connection, backlog, raise_file_limit
+from service.file_limit import backlog, raise_file_limit
+from service.http import Connection
 from service.lifecycle import TAIL_S, stop_when_hung_up
 from service.memory import share_arenas
 from service.metrics import MULTIPROCESS

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -24,7 +25,8 @@ def end_with_the_supervisor() -> None:
     supervisor = multiprocessing.parent_process()
     if supervisor is None:
         return
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal tells all, the supervisor as well
+    if sys.platform != "win32":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal tells all, the supervisor as well
 
     def wait() -> None:
         supervisor.join()
@@ -41,10 +43,13 @@ class Supervisor(Multiprocess):
     """
 
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
-        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        if sys.platform == "win32":
+            super().__init__(config, sockets)
+            return
+        before = signal.getsignal(signal.SIGHUP)
         super().__init__(config, sockets)
-        if ignored:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if before is signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, before)
 
     def keep_subprocess_alive(self) -> None:
         before = {process.pid for process in self.processes}

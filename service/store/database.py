@@ -92,8 +92,8 @@ class Database:
     def name(self) -> str:
         """The file, or PostgreSQL's database and host: without user, password or anything else."""
         url = self.engine.url
-        if self.is_sqlite:
-            return str(url.database)
+        if self._file is not None:
+            return str(self._file.path)
         hosts = url.host or url.query.get("host", "localhost")
         host = hosts if isinstance(hosts, str) else ",".join(hosts)
         port = "" if url.port is None else f":{url.port}"
@@ -113,6 +113,8 @@ class Database:
                     if self._file is not None:
                         self._file.make()
                     schema.upgrade(self.engine)
+                    if self._file is not None:
+                        self._file.opened()
                 self._opened = True
 
     def _check_file(self) -> None:
@@ -214,9 +216,9 @@ def _engine(where: str | Path, threads: int) -> tuple[Engine, File | None]:
         if url.get_backend_name() == "sqlite":
             return _sqlite(url, threads)
         if url.get_backend_name() in ("postgresql", "postgres"):
-            if where.partition("?")[0].count("@") > 1:  # it would be shown as the host or name
+            if _holds_password(url, where):
                 raise StoreUnavailable(
-                    "the database's URL: write @ and / of a password as %40 and %2F"
+                    "the database's URL: write @, / and ? of a password as %40, %2F and %3F"
                 )
             return _postgresql(url, threads), None
     except (sa.ArgumentError, ValueError):  # of a port that is no number
@@ -226,6 +228,13 @@ def _engine(where: str | Path, threads: int) -> tuple[Engine, File | None]:
             f"{error.name} is missing; install with: pip install -c constraints.txt '.[postgres]'"
         ) from None
     raise StoreUnavailable("the database must be sqlite:/// or postgresql://")
+
+
+def _holds_password(url: URL, text: str) -> bool:
+    """Whether a part that is shown, the host or the name, is the end of a password."""
+    options = text.partition("?")[2]
+    cut = "@" in options and not url.query and "?" not in str(url.password)
+    return cut or "@" in f"{url.host}{url.database}"
 
 
 def _postgresql(url: URL, threads: int) -> Engine:
@@ -266,6 +275,10 @@ def _sqlite(url: URL, threads: int) -> tuple[Engine, File]:
         hide_parameters=True,
         connect_args={"timeout": _BUSY_S, "check_same_thread": False},
     )
+
+    @event.listens_for(engine, "do_connect")
+    def check(*_: object) -> None:
+        file.check()  # SQLite would make a file that is missing, for everybody to read
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:

@@ -143,7 +143,8 @@ def test_the_port_that_kubernetes_names_is_none_of_ours(
     ("file", "line"),
     [
         (b"OTHER=x\nFEWSHOT_AUTH required\n", "fewshot: .env, line 2: not NAME=value\n"),
-        (b"OTHER\nFEWSHOT_AUTH\n", "fewshot: .env, line 2: not NAME=value\n"),
+        (b"OTHER\n\n \nFEWSHOT_AUTH\n", "fewshot: .env, line 4: not NAME=value\n"),
+        (b"\nDATABASE_URL\n", "fewshot: .env, line 2: not NAME=value\n"),
         (b"FEWSHOT_AUTH=\xff\n", "fewshot: .env is not written in UTF-8\n"),
     ],
 )

@@ -18,9 +18,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, text
 
 from service.app import create_app
+from service.problems import StoreUnavailable
 from service.settings import Settings
 from service.store import database as database_module
 from service.store import keys as keys_module
+from service.store.database import Database
 from service.store.keys import BELIEVED_S, Scope
 from tests.service.asking import SETS, add, ask, ask_set, assert_problem, encoded, make_set, noise
 from tests.service.asking import task as some
@@ -229,6 +231,7 @@ def test_a_file_that_was_deleted_or_replaced_takes_no_writes_that_would_be_lost(
             assert_down(client.get("/readyz"))
             with ThreadPoolExecutor(8) as threads:  # more than have a connection
                 list(threads.map(client.get, [SETS] * 32))
+            assert file.exists() == other, "SQLite made one"
         (tmp_path / "moved").rename(file)
         assert client.get("/readyz").status_code == 200
         with ThreadPoolExecutor(8) as threads:
@@ -239,10 +242,37 @@ def test_a_file_that_was_deleted_or_replaced_takes_no_writes_that_would_be_lost(
     assert kept > made
 
 
+def test_newest_writes_that_lost_their_file_are_saved_at_the_end(zoo: Path, tmp_path: Path) -> None:
+    settings = Settings(zoo=zoo, device="cpu", data_dir=tmp_path)
+    with TestClient(create_app(settings)) as client:
+        assert make_set(client, some()).status_code == 201
+        (tmp_path / "fewshot.sqlite3-wal").unlink()
+        assert_down(make_set(client, some()))
+        assert_down(client.get("/readyz"))
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/readyz").status_code == 200
+        assert len(client.get(SETS).json()["support_sets"]) == 1
+
+
+def test_a_write_whose_file_goes_meanwhile_is_not_acknowledged(tmp_path: Path) -> None:
+    file = tmp_path / "x.sqlite3"
+    with closing(Database(file, 1)) as database:
+        database.open()
+        with pytest.raises(StoreUnavailable), database.write():
+            file.rename(tmp_path / "moved")
+
+
+def test_what_is_shown_of_a_url_is_no_password() -> None:
+    for user in ("u:p?w", "u@corp:p%40w", "u"):
+        with closing(Database(f"postgresql://{user}@host:5/db", 1)) as database:
+            assert database.name == "db on host:5"
+
+
 @pytest.mark.parametrize(
     "url",
     ["mysql://x/y", "nonsense", "sqlite:////proc/nowhere/x.sqlite3", "sqlite://",
-     "sqlite:///:memory:", "sqlite:///file:x?uri=true", "postgresql://u:a@b@host/db"],
+     "sqlite:///:memory:", "sqlite:///file:x?uri=true", "postgresql://u:a@b@host/db",
+     "postgresql://u:a?b@c@host/db", "postgresql://u:a@b?c@host/db", "postgresql://u:a@b/c@host/db"],
 )  # fmt: skip
 def test_a_database_that_cannot_be_is_told_in_one_line(zoo: Path, tmp_path: Path, url: str) -> None:
     command = [sys.executable, str(Path(__file__).parents[2] / "fewshot.py"), "keys", "list"]
