@@ -27,11 +27,12 @@ def stop_when_hung_up() -> None:
     """SIGHUP, which a terminal that is closed sends, ends it as SIGTERM does; not under nohup."""
     if sys.platform == "win32":  # there is none
         return
+    first = iter([True])
 
     def on_hangup(number: int, frame: FrameType | None) -> None:
         # Shells pass on the terminal's; a second SIGTERM would end it in the middle of its work.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.raise_signal(signal.SIGTERM)
+        if next(first, False):
+            signal.raise_signal(signal.SIGTERM)
 
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:

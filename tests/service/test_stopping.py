@@ -61,6 +61,16 @@ def stop(server: Server, number: int = signal.SIGTERM) -> None:
     assert_problem(answer, 503, "not-ready")
 
 
+@contextmanager
+def hangups(handled: signal.Handlers) -> Iterator[None]:
+    """What processes inherit for SIGHUP: nohup, under which the tests may run, ignores it."""
+    before = signal.signal(signal.SIGHUP, handled)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def begun(server: Server) -> None:
     """Wait until the server has seen the half-sent request."""
     give_up = time.monotonic() + PATIENCE
@@ -79,7 +89,8 @@ def busy(server: Server) -> bool:
 def test_what_was_begun_is_finished_and_nothing_new_is_taken(
     zoo: Path, tmp_path: Path, workers: int, number: int
 ) -> None:
-    with serving(zoo, tmp_path, "--workers", workers, "--shutdown-s", 60) as server:
+    flags = ("--workers", workers, "--shutdown-s", 60)
+    with hangups(signal.SIG_DFL), serving(zoo, tmp_path, *flags) as server:
         request = HalfSent(server)
         begun(server)
         stop(server, number)
@@ -99,16 +110,11 @@ def test_what_was_begun_is_finished_and_nothing_new_is_taken(
 def test_under_nohup_a_closed_terminal_does_not_end_it(
     zoo: Path, tmp_path: Path, workers: int
 ) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; processes inherit it
-    try:
-        with serving(zoo, tmp_path, "--workers", workers) as server:
-            signal.signal(signal.SIGHUP, before)
-            server.process.send_signal(signal.SIGHUP)
-            for _ in range(20):  # a supervisor looks every half a second
-                assert httpx.get(server.base + "/readyz").status_code == 200
-                time.sleep(0.1)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with hangups(signal.SIG_IGN), serving(zoo, tmp_path, "--workers", workers) as server:
+        server.process.send_signal(signal.SIGHUP)
+        for _ in range(20):  # a supervisor looks every half a second
+            assert httpx.get(server.base + "/readyz").status_code == 200
+            time.sleep(0.1)
 
 
 def test_it_ends_within_the_grace_period_whatever_runs(zoo: Path, tmp_path: Path) -> None:
