@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
 from models_zoo.cards import CARD_NAME
 from service import logs, tracing
@@ -25,7 +26,7 @@ from service.app import create_app
 from service.classifier import Classifier
 from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.paths import check_data_dir, check_zoo
-from service.commands.supervisor import Supervisor, end_with_the_supervisor
+from service.commands.supervisor import Supervisor, heed_the_supervisor
 from service.file_limit import backlog, raise_file_limit
 from service.http import Connection
 from service.lifecycle import TAIL_S, stop_when_hung_up
@@ -60,7 +61,7 @@ class Application:
     settings: Settings
 
     def __call__(self) -> FastAPI:
-        end_with_the_supervisor()
+        heed_the_supervisor()
         share_arenas()
         return create_app(self.settings)
 
@@ -109,9 +110,18 @@ def run(arguments: Sequence[str]) -> None:
             stop_when_hung_up()
             uvicorn.Server(config).run(sockets=[listener])
         else:
-            with _shared_metrics():
-                Supervisor(config, [listener]).run()
+            supervise(config, listener)
     _leave()
+
+
+def supervise(config: uvicorn.Config, listener: socket.socket) -> None:
+    """Run `config.workers` workers until told to stop. Raises `SystemExit` where one cannot start,
+    as uvicorn itself does where it runs in this process."""
+    with _shared_metrics():
+        supervisor = Supervisor(config, [listener])
+        supervisor.run()
+    if supervisor.failed:
+        raise SystemExit(STARTUP_FAILURE)
 
 
 @contextmanager

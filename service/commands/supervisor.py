@@ -1,4 +1,5 @@
-"""Several worker processes behind one port: uvicorn's supervisor, and metrics kept right."""
+"""Several worker processes behind one port: uvicorn's supervisor, made quick, and metrics kept
+right."""
 
 from __future__ import annotations
 
@@ -9,24 +10,34 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 from prometheus_client.multiprocess import mark_process_dead
 from uvicorn import Config
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from service.metrics import MULTIPROCESS, REPLACEMENT
 
 log = logging.getLogger(__name__)
 
+_TICK_S = 0.1
 
-def end_with_the_supervisor() -> None:
-    """In a worker: stop, as by SIGTERM, once the supervisor is gone. One that was killed could not
-    tell its workers, which would hold the port and answer on without anyone to restart them."""
+
+def heed_the_supervisor() -> None:
+    """In a worker whose handlers are set: Ctrl+C counts from here on (`_putting_off_ctrl_c`), and
+    it stops, as by SIGTERM, once the supervisor is gone. One that was killed could not tell its
+    workers, which would hold the port and answer on without anyone to restart them."""
     supervisor = multiprocessing.parent_process()
     if supervisor is None:
         return
     if sys.platform != "win32":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal tells all, the supervisor as well
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def wait() -> None:
         supervisor.join()
@@ -35,12 +46,32 @@ def end_with_the_supervisor() -> None:
     threading.Thread(target=wait, name="supervisor-watch", daemon=True).start()
 
 
+@contextmanager
+def _putting_off_ctrl_c() -> Iterator[None]:
+    """What is started in the block begins with SIGINT blocked: a terminal sends it to workers as
+    well, and one that is still importing would end with a traceback."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # to start it, as the first worker would, unblocks SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Supervisor(Multiprocess):
     """Starts a dead or hung worker again, and takes what it held out of the gauges.
 
     SIGTERM, SIGINT and SIGHUP (but under nohup) are passed on, and waited for; a worker that cannot
-    start ends them all.
+    start ends them all. Uvicorn's own would wait for as long as a hung worker may take to answer
+    (`timeout_worker_healthcheck`) before it sees a signal, or that a worker died while starting.
+
+    failed: whether a worker could not start.
     """
+
+    failed = False
 
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
         if sys.platform == "win32":
@@ -51,13 +82,48 @@ class Supervisor(Multiprocess):
         if before is signal.SIG_IGN:
             signal.signal(signal.SIGHUP, before)
 
+    def init_processes(self) -> None:
+        self.processes = [self._started() for _ in range(self.processes_num)]
+
+    def _started(self) -> Process:
+        worker = Process(self.config, self.sockets)
+        with _putting_off_ctrl_c():
+            worker.start()
+        return worker
+
     def keep_subprocess_alive(self) -> None:
-        before = {process.pid for process in self.processes}
         os.environ[REPLACEMENT] = "1"  # what is started from here on is one
-        super().keep_subprocess_alive()
-        for pid in before - {process.pid for process in self.processes}:
-            log.warning("worker %s died and is started again", pid)
-            mark_process_dead(pid, os.environ[MULTIPROCESS])  # type: ignore[no-untyped-call]
+        for place, worker in enumerate(self.processes):
+            if self._told() or self._lives(worker):
+                continue
+            worker.kill()  # a hung one
+            worker.join()
+            if worker.exitcode == STARTUP_FAILURE:  # it has said why; so would the next
+                self.failed = True
+                self.should_exit.set()
+                return
+            log.warning("worker %s died and is started again", worker.pid)
+            mark_process_dead(worker.pid, os.environ[MULTIPROCESS])  # type: ignore[no-untyped-call]
+            self.processes[place] = self._started()
+
+    def _told(self) -> bool:
+        """Whether a signal has come."""
+        return self.should_exit.is_set() or bool(self.signal_queue)
+
+    def _lives(self, worker: Process) -> bool:
+        """Whether it answers in time; also where a signal comes first, which is to be heard."""
+        silent = time.monotonic() + self.config.timeout_worker_healthcheck
+        try:
+            worker.parent_conn.send(b"ping")
+            while not worker.parent_conn.poll(_TICK_S):
+                if self._told():
+                    return True
+                if not worker.process.is_alive() or time.monotonic() > silent:
+                    return False
+            worker.parent_conn.recv()
+        except (OSError, EOFError):
+            return False
+        return True
 
     def handle_hup(self) -> None:
         self.handle_term()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +38,14 @@ def serving(
     zoo: Path,
     folder: Path,
     *flags: object,
+    ready: bool = True,
     killed: bool = False,
     files: int | None = None,
     **environment: str,
 ) -> Iterator[Server]:
     """`fewshot serve` on a free port until the block ends; then SIGTERM, which must end it, unless
-    the block is to have killed it. `files`: how many it may have open."""
+    the block is to have killed it. `ready`: once it is; else once it has said where it will be.
+    `files`: how many it may have open."""
     log = folder / "server.log"
     command = [sys.executable, str(ROOT / "fewshot.py"), "serve", "--zoo", str(zoo), "--port", "0"]
     command += [str(flag) for flag in flags]
@@ -53,7 +55,7 @@ def serving(
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env=variables, stdout=output, stderr=output)
         try:
-            yield Server(_wait(process, log), log, process)
+            yield Server(_wait(process, log, ready), log, process)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -65,10 +67,12 @@ def serving(
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
-def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
+def _wait(process: subprocess.Popen[bytes], log: Path, ready: bool) -> str:
     give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up and process.poll() is None:
         if found := re.search(r'(?:Page\s+|"address": ")(http://[^/]+:\d+)', log.read_text()):
+            if not ready:
+                return found[1]
             try:
                 if httpx.get(found[1] + "/readyz", timeout=5).status_code == 200:
                     return found[1]
@@ -79,7 +83,8 @@ def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def worker_ids(parent: int, count: int, without: int = 0) -> set[int]:
-    """The ids of the server's worker processes, once there are `count` of them that listen."""
+    """The ids of the server's worker processes, once there are `count` of them; they may yet be
+    starting."""
     children = Path(f"/proc/{parent}/task/{parent}/children")
     if not children.exists():
         pytest.skip("the children of a process are read from /proc")
@@ -87,9 +92,10 @@ def worker_ids(parent: int, count: int, without: int = 0) -> set[int]:
     while time.monotonic() < give_up:
         found = set()
         for pid in map(int, children.read_text().split()):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"spawn_main" in command and pid != without:
-                found.add(pid)
+            with suppress(FileNotFoundError):  # it has just ended
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"spawn_main" in command and pid != without:
+                    found.add(pid)
         if len(found) == count:
             return found
         time.sleep(0.1)

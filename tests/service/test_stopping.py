@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from uvicorn.config import STARTUP_FAILURE
 
 from service.lifecycle import TAIL_S
 from service.settings import Settings
@@ -263,6 +266,43 @@ def test_an_idle_server_ends_at_once_or_after_the_drain(zoo: Path, tmp_path: Pat
         stop(server)  # which could not be seen without the drain
         server.process.wait(PATIENCE)
         assert time.monotonic() - start >= 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_are_starting_do_not_put_off_the_end(
+    zoo: Path, tmp_path: Path, number: int
+) -> None:
+    with serving(zoo, tmp_path, "--workers", 2, ready=False) as server:
+        processes = [server.process.pid]
+        if number == signal.SIGINT:  # Ctrl+C is for all processes of a terminal
+            processes += worker_ids(server.process.pid, 2)
+        time.sleep(0.6)  # a supervisor looks every half a second
+        start = time.monotonic()
+        for process in processes:
+            os.kill(process, number)
+        assert server.process.wait(PATIENCE) == 0
+        assert time.monotonic() - start < 30
+
+
+def test_a_worker_that_dies_while_it_starts_is_replaced_soon(zoo: Path, tmp_path: Path) -> None:
+    with serving(zoo, tmp_path, "--workers", 2, ready=False) as server:
+        dead = min(worker_ids(server.process.pid, 2))  # the first, which is asked first
+        time.sleep(0.6)  # a supervisor looks every half a second
+        os.kill(dead, signal.SIGKILL)
+        start = time.monotonic()
+        worker_ids(server.process.pid, 2, without=dead)
+        assert time.monotonic() - start < 30
+
+
+def test_workers_that_cannot_start_end_it_with_an_error(tmp_path: Path) -> None:
+    program = (
+        "import socket; from uvicorn import Config; from service.commands.serve import supervise; "
+        "supervise(Config('nowhere:app', workers=2), socket.socket())"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == STARTUP_FAILURE
+    assert "nowhere" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path) -> None:
