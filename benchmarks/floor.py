@@ -60,7 +60,8 @@ def picture(seed: int, side: int, channels: int) -> bytes:
 
 
 class Floor:
-    """The parts of one request, each on its own; every method does that part once."""
+    """The parts of one request, each on its own; every method does that part once. `stored`: of
+    one to a set that is registered, whose state is remembered."""
 
     def __init__(self, case: Case, card: Card, threads: int) -> None:
         self.case, self.card = case, card
@@ -73,6 +74,7 @@ class Floor:
             {"model": case.model, "support_labels": self.labels},
             {"support_images": self.support, "query_images": self.queries},
         )
+        self._stored_request = self.ask_stored("/v1/support-sets/it")
         self._uploads = [Upload(FileRef("f", i, f"{i}.png"), d) for i, d in enumerate(data)]
         self._limits = ImageLimits(10**8, 10**5)
         self._loop = asyncio.new_event_loop()
@@ -105,6 +107,8 @@ class Floor:
         self._outcome = Outcome(card, classes, self.labels, shown, asked, answer, 0.0)
         self._settings = Settings()
 
+        self._state = self._adapted(self._encoded(self._images[:count]))
+
     def create(self) -> Request:
         """The request that registers the support set."""
         return self._form("/v1/support-sets", {"labels": self.labels}, {"images": self.support})
@@ -113,9 +117,10 @@ class Floor:
         fields: dict[str, str | list[str]] = {"model": self.case.model}
         return self._form(f"{location}/predictions", fields, {"query_images": self.queries})
 
-    def parse(self) -> None:
+    def parse(self, stored: bool = False) -> None:
         """The form by Starlette, as the service does."""
-        body = self.request.body
+        request = self._stored_request if stored else self.request
+        body = request.body
         parts = [body[i : i + _CHUNK] for i in range(0, len(body), _CHUNK)]
         messages = iter(parts)
 
@@ -123,7 +128,7 @@ class Floor:
             part = next(messages)
             return {"type": "http.request", "body": part, "more_body": part is not parts[-1]}
 
-        headers = [(b"content-type", self.request.content_type.encode())]
+        headers = [(b"content-type", request.content_type.encode())]
         incoming = Incoming({"type": "http", "method": "POST", "headers": headers}, receive)
 
         async def read() -> None:
@@ -134,28 +139,37 @@ class Floor:
 
         self._loop.run_until_complete(read())
 
-    def decode(self) -> None:
+    def decode(self, stored: bool = False) -> None:
         """All images, one after another."""
-        for upload in self._uploads:
+        for upload in self._uploads[len(self.support) if stored else 0 :]:
             decode(upload, self.card.input, self._limits)
 
-    def sessions(self) -> None:
+    def sessions(self, stored: bool = False) -> None:
         """The bare graphs on arrays that lie ready."""
         count = len(self.support)
-        images = self._images.astype(np.float32) / np.float32(255)
-        if "encode" in self._sessions:
-            (images,) = self._sessions["encode"].run(None, {"images": images})
-        way = self.case.way
+        features = self._encoded(self._images[count if stored else 0 :])
+        state = self._state if stored else self._adapted(features[:count])
+        query = features if stored else features[count:]
+        self._run("predict", {**state, "query": query[None]}, ["logits"])
+
+    def _encoded(self, pixels: np.ndarray) -> np.ndarray:
+        """`[M, ...]` for the other graphs."""
+        images = pixels.astype(np.float32) / np.float32(255)
+        if "encode" not in self._sessions:
+            return images
+        (features,) = self._sessions["encode"].run(None, {"images": images})
+        return features
+
+    def _adapted(self, support: np.ndarray) -> dict[str, np.ndarray]:
         feed = {
-            "support": images[None, :count],
+            "support": support[None],
             "labels": self._episode.labels[None],
-            "mask": np.ones((1, count), bool),
-            "class_mask": np.ones((1, way), bool),
+            "mask": np.ones((1, len(support)), bool),
+            "class_mask": np.ones((1, self.case.way), bool),
         }
         if self._episode.inner_lr is not None:
             feed["inner_lr"] = np.asarray(self._episode.inner_lr, np.float32)
-        state = self._run("adapt", feed)
-        self._run("predict", {**state, "query": images[None, count:]}, ["logits"])
+        return self._run("adapt", feed)
 
     def stages(self) -> None:
         """The same by way of the engine's code, checks and copies included."""

@@ -86,12 +86,19 @@ class Server:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE_S)
 
     def _cpu(self) -> float:
-        """Seconds of user and system time so far; nan where there is no /proc."""
+        """Seconds of user and system time so far, of its workers too; nan where there is no
+        /proc."""
         try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            ticks = sum(map(_ticks, [self.pid, *children]))
         except OSError:
             return float("nan")
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int | str) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What the service adds to the work itself, what a registered set saves, what batching gains.
 
-    python -m benchmarks.serving [overhead] [batching] [registered] [--rounds 5] [--threads 1]
+    python -m benchmarks.serving [overhead] [batching] [registered] [--rounds 5] [--threads 1] \\
+        [--workers 1]
 
 One run measures everything, arms taking turns, and reports medians over the rounds and medians of
 each round's ratios. Beside the clock stands the server's CPU time, which a busy machine disturbs
@@ -14,6 +15,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -71,14 +73,18 @@ def batching(floor: Floor, on: Server, off: Server, rounds: int, requests: int) 
 
 
 def registered(floor: Floor, server: Server, rounds: int, requests: int) -> Arms:
-    """Sending the support set each time, and asking the registered one."""
+    """Sending the support set each time, and asking the registered one; both floors."""
     made = json.loads(server.ask(floor.create()))
     stored = floor.ask_stored(f"/v1/support-sets/{made['support_set']['id']}")
     server.ask(stored)
     arms: Arms = defaultdict(list)
+    server.run(stored, requests, ASIDE)  # every worker keeps what it learns
     for _ in range(rounds):
         for name, request in (("stateless", floor.request), ("registered", stored)):
             arms[name].append(seconds_of(server.run(request, requests, ASIDE)))
+            parts = [partial(getattr(floor, p), request is stored) for p in PARTS[:3]]
+            each = [timed(part, max(4, requests // 4)) for part in parts]
+            arms[f"floor {name}"].append((sum(t[0] for t in each), sum(t[1] for t in each)))
     return arms
 
 
@@ -112,18 +118,18 @@ def both(arms: Arms, over: Sequence[str], under: Sequence[str]) -> dict[str, flo
 
 
 def measure(
-    what: Sequence[str], rounds: int, requests: int, threads: int
+    what: Sequence[str], rounds: int, requests: int, threads: int, workers: int
 ) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Title and result of each comparison, as they come."""
     cards = list_cards()
     cases = [LARGE, SMALL] if set(what) - {"registered"} else []
     cases += STORED if "registered" in what else []
     floors = {case: Floor(case, cards[case.model], threads) for case in cases}
-    settings = {"device": "cpu", "threads": threads, "queue_images": 1_000_000}
+    settings = {"device": "cpu", "threads": threads, "queue_images": 10**6, "workers": workers}
     with serving(**settings) as on, serving(**settings, batching=False) as off:
         for floor in floors.values():  # models load, shapes are seen once
             for server in (on, off):
-                server.run(floor.request, 16, ASIDE)
+                server.run(floor.request, 16 * workers, ASIDE)
         for case in STORED if "registered" in what else ():
             arms = registered(floors[case], on, rounds, requests)
             yield (
@@ -131,6 +137,7 @@ def measure(
                 {
                     "request": summary(arms),
                     "stateless / registered": both(arms, ["stateless"], ["registered"]),
+                    "the same of the floors": both(arms, ["floor stateless"], ["floor registered"]),
                 },
             )
         for case in (LARGE, SMALL):
@@ -172,13 +179,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=64, help="of each arm in each round")
     parser.add_argument("--threads", type=int, default=1, help="of each model run")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the server")
     parser.add_argument("--json", action="store_true", help="print numbers for programs")
     wanted = parser.parse_args()
     what = wanted.what or WHAT
     if unknown := set(what) - set(WHAT):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(WHAT)}")
     console, found = Console(), {}
-    for title, result in measure(what, wanted.rounds, wanted.requests, wanted.threads):
+    sizes = (wanted.rounds, wanted.requests, wanted.threads, wanted.workers)
+    for title, result in measure(what, *sizes):
         found[title] = result
         if not wanted.json:
             console.print(table(title, result))

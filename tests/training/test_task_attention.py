@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from training.objectives.task_attention import (
     meta_information,
 )
 from training.optimizers import make_optimizer
+from training.trainer import train
 
 BETA = 0.3
 every_learner = pytest.mark.parametrize("name", CONFIGS)
@@ -258,6 +260,24 @@ def test_the_network_moves_though_its_gradient_is_tiny() -> None:
     optimizer.step()
     moved = (objective.network.mix.weight.detach() - before).abs()  # type: ignore[union-attr]
     assert torch.allclose(moved, torch.full_like(moved, objective.settings["lr"]), rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["maml", "metalstm"])
+def test_with_equal_weights_it_trains_as_without_it(
+    name: str, made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def equal(network: BatchNetwork, inputs: Tensor) -> Tensor:
+        nothing = 1e-30 * torch.stack([p.square().sum() for p in network.parameters()]).sum()
+        return torch.full((len(inputs),), 1 / len(inputs)) + nothing
+
+    monkeypatch.setattr(BatchNetwork, "forward", equal)
+    weights = []
+    for options in ({"name": "episode"}, {"name": "task_attention", "fresh": "next"}):
+        out = tmp_path / options["name"]
+        run = train(recipe(name, objective=options), out, root=made_data, quiet=True)
+        weights.append(run.learner.state_dict())
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=1e-5, atol=1e-7)
 
 
 def test_one_task_has_nothing_to_weigh() -> None:
