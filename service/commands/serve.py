@@ -8,9 +8,8 @@ import os
 import shlex
 import socket
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,12 +25,12 @@ from service.app import create_app
 from service.classifier import Classifier
 from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.paths import check_data_dir, check_zoo
+from service.commands.shared_metrics import shared_metrics
 from service.commands.supervisor import Supervisor, heed_the_supervisor
 from service.file_limit import backlog, raise_file_limit
 from service.http import Connection
 from service.lifecycle import TAIL_S, stop_when_hung_up
 from service.memory import share_arenas
-from service.metrics import MULTIPROCESS
 from service.problems import StoreUnavailable
 from service.settings import Settings, from_arguments
 from service.store.database import Database
@@ -49,9 +48,6 @@ _KEEP_ALIVE_S = 75
 _OTEL = ("opentelemetry.sdk", "opentelemetry.exporter")
 #: A worker may be busy importing and loading on a loaded machine; killing it would not help.
 _HUNG_SECONDS = 60
-#: A file system in memory, on Linux. Workers keep their metrics in mapped files, and a process that
-#: writes to one for which its disk has no room is killed: uploads could fill `TMPDIR` so far.
-_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -117,23 +113,11 @@ def run(arguments: Sequence[str]) -> None:
 def supervise(config: uvicorn.Config, listener: socket.socket) -> None:
     """Run `config.workers` workers until told to stop. Raises `SystemExit` where one cannot start,
     as uvicorn itself does where it runs in this process."""
-    with _shared_metrics():
+    with shared_metrics():
         supervisor = Supervisor(config, [listener])
         supervisor.run()
     if supervisor.failed:
         raise SystemExit(STARTUP_FAILURE)
-
-
-@contextmanager
-def _shared_metrics() -> Iterator[None]:
-    """A folder through which the workers started under it add up their metrics."""
-    place = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
-    with tempfile.TemporaryDirectory(prefix="fewshot-metrics-", dir=place) as folder:
-        os.environ[MULTIPROCESS] = folder
-        try:
-            yield
-        finally:
-            del os.environ[MULTIPROCESS]
 
 
 def _leave() -> NoReturn:

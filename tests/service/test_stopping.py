@@ -20,6 +20,7 @@ import yaml
 from uvicorn.config import STARTUP_FAILURE
 
 from service.lifecycle import TAIL_S
+from service.metrics import MULTIPROCESS
 from service.settings import Settings
 from service.store.database import CLOSE_S
 from tests.service.asking import SETS, assert_problem, encoded, noise
@@ -308,6 +309,10 @@ def test_workers_that_cannot_start_end_it_with_an_error(tmp_path: Path) -> None:
 def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path) -> None:
     with serving(zoo, tmp_path, "--workers", 2, killed=True) as server:
         workers = worker_ids(server.process.pid, 2)
+        environment = Path(f"/proc/{min(workers)}/environ").read_bytes().decode().split("\0")
+        (folder,) = (
+            Path(v) for k, _, v in (e.partition("=") for e in environment) if k == MULTIPROCESS
+        )
         server.process.kill()
         server.process.wait()
         give_up = time.monotonic() + 30
@@ -316,6 +321,10 @@ def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path
         assert not any(map(alive, workers))
         with pytest.raises(httpx.TransportError):
             httpx.get(server.base + "/livez")
+    assert folder.is_dir()
+    (tmp_path / "next").mkdir()
+    with serving(zoo, tmp_path / "next", "--workers", 2):
+        assert not folder.exists()
 
 
 def alive(process: int) -> bool:

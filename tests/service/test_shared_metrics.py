@@ -1,0 +1,42 @@
+"""The folder in which workers add up their metrics: there while they run, and never for longer."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from service.commands import shared_metrics as module
+from service.commands.shared_metrics import shared_metrics
+from service.metrics import MULTIPROCESS
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(module, "_MEMORY", tmp_path)
+    return tmp_path
+
+
+def test_it_is_there_for_the_block_alone(place: Path) -> None:
+    with shared_metrics():
+        folder = Path(os.environ[MULTIPROCESS])
+        assert folder.is_dir() and folder.parent == place
+    assert not folder.exists() and MULTIPROCESS not in os.environ
+
+
+def test_what_a_killed_supervisor_left_is_removed_and_nothing_else(place: Path) -> None:
+    for name in ("fewshot-metrics-left", "fewshot-metrics-used", "other"):
+        (place / name).mkdir()
+        (place / name / "lock").touch()
+        (place / name / "counter_1.db").touch()
+    (place / "fewshot-metrics-new").mkdir()  # not locked yet
+    (place / "fewshot-metrics-link").symlink_to(place / "other")
+    with (place / "fewshot-metrics-used" / "lock").open("rb") as used:
+        fcntl.flock(used, fcntl.LOCK_EX)
+        with shared_metrics():
+            pass
+    kept = {"fewshot-metrics-used", "fewshot-metrics-new", "fewshot-metrics-link", "other"}
+    assert {folder.name for folder in place.iterdir()} == kept
+    assert len(list((place / "other").iterdir())) == 2
