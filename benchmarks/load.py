@@ -88,9 +88,10 @@ class Server:
     def _cpu(self) -> float:
         """Seconds of user and system time so far, of its workers too; nan where there is no
         /proc."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         try:
-            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-            ticks = sum(map(_ticks, [self.pid, *children]))
+            workers = children.read_text().split() if children.exists() else []
+            ticks = sum(map(_ticks, [self.pid, *workers]))
         except OSError:
             return float("nan")
         return ticks / os.sysconf("SC_CLK_TCK")

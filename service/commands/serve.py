@@ -25,7 +25,7 @@ from service.app import create_app
 from service.classifier import Classifier
 from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.paths import check_data_dir, check_zoo
-from service.commands.shared_metrics import shared_metrics
+from service.commands.shared_metrics import hold_shared_metrics, shared_metrics
 from service.commands.supervisor import Supervisor, heed_the_supervisor
 from service.file_limit import backlog, raise_file_limit
 from service.http import Connection
@@ -33,7 +33,7 @@ from service.lifecycle import TAIL_S, stop_when_hung_up
 from service.memory import share_arenas
 from service.problems import StoreUnavailable
 from service.settings import Settings, from_arguments
-from service.store.database import Database
+from service.store.database import CLOSE_S, Database
 from service.store.keys import Keys
 from service.store.store import Store
 
@@ -45,6 +45,8 @@ SHOWN = "stanet-omniglot"
 #: Longer than load balancers keep a connection without requests, 60 s as a rule: they would send
 #: the next request on one that is just being closed.
 _KEEP_ALIVE_S = 75
+#: For a worker on a loaded machine to end, beyond what its stages may take.
+_SLACK_S = 5
 _OTEL = ("opentelemetry.sdk", "opentelemetry.exporter")
 #: A worker may be busy importing and loading on a loaded machine; killing it would not help.
 _HUNG_SECONDS = 60
@@ -57,9 +59,18 @@ class Application:
     settings: Settings
 
     def __call__(self) -> FastAPI:
-        heed_the_supervisor()
         share_arenas()
         return create_app(self.settings)
+
+    def in_worker(self) -> FastAPI:
+        """Raises `SystemExit` where it cannot be made, for it would not be the next time."""
+        heed_the_supervisor()
+        hold_shared_metrics()
+        try:
+            return self()
+        except Exception:
+            log.critical("a worker cannot start", exc_info=True)
+            raise SystemExit(STARTUP_FAILURE) from None
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -78,7 +89,7 @@ def run(arguments: Sequence[str]) -> None:
         if app is None:
             _check(settings)
     config = uvicorn.Config(
-        app or application,
+        app or application.in_worker,
         factory=app is None,
         http=Connection,
         log_config=logs.configuration(settings),
@@ -106,15 +117,16 @@ def run(arguments: Sequence[str]) -> None:
             stop_when_hung_up()
             uvicorn.Server(config).run(sockets=[listener])
         else:
-            supervise(config, listener)
+            grace_s = settings.shutdown_s + TAIL_S + CLOSE_S + _SLACK_S
+            supervise(config, listener, grace_s)
     _leave()
 
 
-def supervise(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Run `config.workers` workers until told to stop. Raises `SystemExit` where one cannot start,
-    as uvicorn itself does where it runs in this process."""
+def supervise(config: uvicorn.Config, listener: socket.socket, grace_s: float) -> None:
+    """Run `config.workers` workers until told to stop, and then for at most `grace_s`. Raises
+    `SystemExit` where one cannot start, as uvicorn itself does where it runs in this process."""
     with shared_metrics():
-        supervisor = Supervisor(config, [listener])
+        supervisor = Supervisor(config, [listener], grace_s)
         supervisor.run()
     if supervisor.failed:
         raise SystemExit(STARTUP_FAILURE)

@@ -7,9 +7,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from service.metrics import MULTIPROCESS
 
@@ -17,6 +16,7 @@ from service.metrics import MULTIPROCESS
 #: writes to one for which its disk has no room is killed: uploads could fill `TMPDIR` so far.
 _MEMORY = Path("/dev/shm")
 _PREFIX = "fewshot-metrics-"
+#: Held by all who use the folder; empty until the first does.
 _LOCK = "lock"
 
 
@@ -26,35 +26,38 @@ def shared_metrics() -> Iterator[None]:
     memory = os.access(_MEMORY, os.W_OK | os.X_OK)
     place = _MEMORY if memory else Path(tempfile.gettempdir())
     _sweep(place)
-    with (
-        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as folder,
-        (Path(folder) / _LOCK).open("wb") as file,
-    ):
-        _lock(file)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as folder:
         os.environ[MULTIPROCESS] = folder
+        held = hold_shared_metrics()
         try:
             yield
         finally:
             del os.environ[MULTIPROCESS]
+            os.close(held)
 
 
-def _sweep(place: Path) -> None:
-    """Remove what supervisors that were killed left behind: nobody holds its lock any more."""
-    if sys.platform == "win32":  # without such locks
-        return
-    for folder in place.glob(f"{_PREFIX}*"):
-        try:
-            with (folder / _LOCK).open("r+b") as file:
-                _lock(file)
-                shutil.rmtree(folder)
-        except OSError:  # in use, somebody else's, or just being made
-            pass
-
-
-def _lock(file: BinaryIO) -> None:
-    """Hold `file` until it is closed, as it is at the end of the process, however that ends. Raises
-    `OSError` where another process does."""
+def hold_shared_metrics() -> int:
+    """Keep others from removing the folder for as long as the file that is answered is open: until
+    this process ends, however that happens, if nobody closes it. Workers outlive a supervisor that
+    is killed."""
+    held = os.open(Path(os.environ[MULTIPROCESS]) / _LOCK, os.O_RDWR | os.O_CREAT)
     if sys.platform != "win32":
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # a file system without locks: then nobody removes it, either
+            fcntl.flock(held, fcntl.LOCK_SH)
+            os.write(held, b"1")
+    return held
+
+
+def _sweep(place: Path) -> None:
+    """Remove what supervisors that were killed left behind: nobody holds it any more."""
+    if sys.platform == "win32":  # without such locks
+        return
+    import fcntl
+
+    for folder in place.glob(f"{_PREFIX}*"):
+        with suppress(OSError), (folder / _LOCK).open("r+b") as file:  # in use, or not ours
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_size:  # else it is just being made
+                shutil.rmtree(folder)

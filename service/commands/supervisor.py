@@ -66,14 +66,17 @@ class Supervisor(Multiprocess):
 
     SIGTERM, SIGINT and SIGHUP (but under nohup) are passed on, and waited for; a worker that cannot
     start ends them all. Uvicorn's own would wait for as long as a hung worker may take to answer
-    (`timeout_worker_healthcheck`) before it sees a signal, or that a worker died while starting.
+    (`timeout_worker_healthcheck`) before it sees a signal, or that a worker died; and for ever for
+    one that does not end.
 
+    grace_s: how long workers may take to end before they are killed.
     failed: whether a worker could not start.
     """
 
     failed = False
 
-    def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
+    def __init__(self, config: Config, sockets: list[socket.socket], grace_s: float) -> None:
+        self._grace_s = grace_s
         if sys.platform == "win32":
             super().__init__(config, sockets)
             return
@@ -104,26 +107,40 @@ class Supervisor(Multiprocess):
                 return
             log.warning("worker %s died and is started again", worker.pid)
             mark_process_dead(worker.pid, os.environ[MULTIPROCESS])  # type: ignore[no-untyped-call]
-            self.processes[place] = self._started()
+            try:
+                self.processes[place] = self._started()
+            except OSError as error:  # no more processes or memory now; the next look tries again
+                log.error("no worker can be started: %s", error)
 
     def _told(self) -> bool:
         """Whether a signal has come."""
         return self.should_exit.is_set() or bool(self.signal_queue)
 
     def _lives(self, worker: Process) -> bool:
-        """Whether it answers in time; also where a signal comes first, which is to be heard."""
+        """Whether it answers in time; also where something else is more urgent than its silence: a
+        signal, or another one's death."""
+        others = [other.process for other in self.processes if other is not worker]
         silent = time.monotonic() + self.config.timeout_worker_healthcheck
         try:
             worker.parent_conn.send(b"ping")
             while not worker.parent_conn.poll(_TICK_S):
-                if self._told():
-                    return True
                 if not worker.process.is_alive() or time.monotonic() > silent:
                     return False
+                if self._told() or not all(other.is_alive() for other in others):
+                    return True
             worker.parent_conn.recv()
         except (OSError, EOFError):
             return False
         return True
+
+    def join_all(self) -> None:
+        until = time.monotonic() + self._grace_s
+        for worker in self.processes:
+            worker.process.join(max(0.0, until - time.monotonic()))
+            if worker.exitcode is None:
+                log.warning("worker %s did not end and is killed", worker.pid)
+                worker.kill()
+                worker.join()
 
     def handle_hup(self) -> None:
         self.handle_term()

@@ -92,7 +92,7 @@ def worker_ids(parent: int, count: int, without: int = 0) -> set[int]:
     while time.monotonic() < give_up:
         found = set()
         for pid in map(int, children.read_text().split()):
-            with suppress(FileNotFoundError):  # it has just ended
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
                 if b"spawn_main" in command and pid != without:
                     found.add(pid)

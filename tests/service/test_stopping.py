@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
 import yaml
 from uvicorn.config import STARTUP_FAILURE
 
+from service.commands import serve
 from service.lifecycle import TAIL_S
 from service.metrics import MULTIPROCESS
 from service.settings import Settings
@@ -295,15 +297,44 @@ def test_a_worker_that_dies_while_it_starts_is_replaced_soon(zoo: Path, tmp_path
         assert time.monotonic() - start < 30
 
 
+def test_a_worker_s_death_is_seen_while_another_is_silent(zoo: Path, tmp_path: Path) -> None:
+    with serving(zoo, tmp_path, "--workers", 2, "--shutdown-s", 1) as server:
+        silent, dead = sorted(worker_ids(server.process.pid, 2))
+        os.kill(silent, signal.SIGSTOP)
+        time.sleep(1)  # until it is asked
+        os.kill(dead, signal.SIGKILL)
+        start = time.monotonic()
+        assert silent in worker_ids(server.process.pid, 2, without=dead)
+        assert time.monotonic() - start < 30
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)  # which one that is silent does not take
+        assert server.process.wait(PATIENCE) == 0
+        assert time.monotonic() - start < 1 + TAIL_S + CLOSE_S + 20
+
+
 def test_workers_that_cannot_start_end_it_with_an_error(tmp_path: Path) -> None:
     program = (
         "import socket; from uvicorn import Config; from service.commands.serve import supervise; "
-        "supervise(Config('nowhere:app', workers=2), socket.socket())"
+        "supervise(Config('nowhere:app', workers=2), socket.socket(), 5)"
     )
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == STARTUP_FAILURE
     assert "nowhere" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_worker_that_cannot_start_says_why_and_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(settings: Settings) -> NoReturn:
+        raise ValueError("for a reason")
+
+    monkeypatch.setenv(MULTIPROCESS, str(tmp_path))
+    monkeypatch.setattr(serve, "create_app", broken)
+    with pytest.raises(SystemExit) as ended:
+        serve.Application(Settings(data_dir=tmp_path)).in_worker()
+    assert ended.value.code == STARTUP_FAILURE
+    assert "for a reason" in caplog.text
 
 
 def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path) -> None:
@@ -313,6 +344,9 @@ def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path
         (folder,) = (
             Path(v) for k, _, v in (e.partition("=") for e in environment) if k == MULTIPROCESS
         )
+        for worker in workers:  # who go on using it for a while
+            files = [os.readlink(file) for file in Path(f"/proc/{worker}/fd").iterdir()]
+            assert str(folder / "lock") in files
         server.process.kill()
         server.process.wait()
         give_up = time.monotonic() + 30
@@ -321,7 +355,6 @@ def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path
         assert not any(map(alive, workers))
         with pytest.raises(httpx.TransportError):
             httpx.get(server.base + "/livez")
-    assert folder.is_dir()
     (tmp_path / "next").mkdir()
     with serving(zoo, tmp_path / "next", "--workers", 2):
         assert not folder.exists()
@@ -331,5 +364,5 @@ def alive(process: int) -> bool:
     """Not even as a zombie that nobody has asked for."""
     try:
         return ") Z " not in Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
