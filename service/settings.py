@@ -134,11 +134,11 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
         description="Processes that share the port; one that dies is started again. One for each "
-        "core answers the most requests: on two cores two workers answered 1.4 to 1.9 times as "
-        "many as one, whose threads wait for each other. Each loads its own models and has its "
-        "own queue of `queue_images`, so memory and the longest queue multiply; set `threads` to "
-        "the cores divided by the workers. On a GPU leave it at 1: batches across requests form "
-        "within a process.",
+        "core answers the most requests: on two cores, with `threads` at 1, two workers answered "
+        "1.4 to 1.9 times as many as one, whose threads wait for each other. Each loads its own "
+        "models and has its own queue of `queue_images`, so memory and the longest queue multiply; "
+        "set `threads` to the cores divided by the workers. On a GPU leave it at 1: batches across "
+        "requests form within a process.",
     )
 
     # Models
