@@ -106,7 +106,6 @@ class Floor:
         shown, asked = pictures[:count], pictures[count:]
         self._outcome = Outcome(card, classes, self.labels, shown, asked, answer, 0.0)
         self._settings = Settings()
-
         self._state = self._adapted(self._encoded(self._images[:count]))
 
     def create(self) -> Request:
