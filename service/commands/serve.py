@@ -65,8 +65,8 @@ class Application:
     def in_worker(self) -> FastAPI:
         """Raises `SystemExit` where it cannot be made, for it would not be the next time."""
         heed_the_supervisor()
-        hold_shared_metrics()
         try:
+            hold_shared_metrics()
             return self()
         except Exception:
             log.critical("a worker cannot start", exc_info=True)
