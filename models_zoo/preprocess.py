@@ -14,6 +14,16 @@ from models_zoo.cards import InputSpec
 _LONGEST = 8
 #: Largest values of 8, 12 and 16 bits. Microscopes and medical devices keep 12 in files of 16.
 _TOPS = (255.0, 4095.0, 65535.0)
+#: What brings an image upright, by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 #: Pixels of a strip.
 _STRIP = 1 << 20
 
@@ -21,8 +31,10 @@ _STRIP = 1 << 20
 def flatten(image: Image.Image) -> Image.Image:
     """Any decoded Pillow image -> mode "L" or "RGB": upright, 8 bits, opaque on white."""
     with suppress(Exception):  # broken orientation data must not spoil a readable image
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            image = ImageOps.exif_transpose(image)
+        # `ImageOps.exif_transpose` would also write all other EXIF data anew.
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        if turn is not None:
+            image = image.transpose(turn)
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"):
         image = to_8_bit(image)
     if image.mode == "1":

@@ -13,6 +13,8 @@ from service.file_limit import most_connections
 
 #: Bytes that may arrive without completing a request's head or adding to its body.
 MOST_UNREAD = 64 << 10
+#: Chunks that a body may come in beside one for each read, and one more for each of so many bytes.
+_FEW_CHUNKS, _BYTES_A_CHUNK = 1000, 16
 #: Seconds in which a request's head must arrive, from the connection or the head's first byte on.
 HEAD_S = 20.0
 #: Seconds in which a client must take some of an answer that waits for it. On a bad line pauses of
@@ -28,7 +30,8 @@ class Connection(HttpToolsProtocol):
     """httptools collects a head, a chunk's extension or a trailer until it is whole, however long
     it is: a connection that has sent `MOST_UNREAD` bytes of one is closed, and so is one that takes
     longer than `HEAD_S` over a head. An answer waits in memory until the client takes it: one that
-    takes nothing of it for `UNSENT_S` is cut off. Beyond `most_connections` new ones are closed.
+    takes nothing of it for `UNSENT_S` is cut off. So is a body in chunks of next to nothing, each of
+    which costs as much as a large one. Beyond `most_connections` new ones are closed.
 
     Where a client sends the next request before the answer begins, that answer is the connection's
     last and what follows is thrown away, as HTTP allows: to keep it, reading would have to pause,
@@ -39,6 +42,8 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._unread = 0
+        self._pieces: list[bytes] = []
+        self._chunks = self._body_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
         self._unsent_timer: asyncio.TimerHandle | None = None
@@ -71,6 +76,9 @@ class Connection(HttpToolsProtocol):
             return
         self._unread += len(data)
         super().data_received(data)
+        self._hand_on_body()
+        if self._chunks > _FEW_CHUNKS + self._body_bytes // _BYTES_A_CHUNK:
+            self.transport.close()
         if self._unread <= MOST_UNREAD or self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:
@@ -125,6 +133,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._chunks = self._body_bytes = 0
         self._head_begins()
 
     def on_headers_complete(self) -> None:
@@ -141,9 +150,19 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._unread = 0
         if not self._deaf:
+            self._pieces.append(body)
+
+    def _hand_on_body(self) -> None:
+        """All that one read has brought of it at once: uvicorn copies what it has for every part."""
+        if self._pieces:
+            body = b"".join(self._pieces)
+            self._chunks += len(self._pieces) - 1
+            self._body_bytes += len(body)
+            self._pieces.clear()
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unread = 0
+        self._hand_on_body()
         if not self._deaf:
             super().on_message_complete()

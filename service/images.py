@@ -11,7 +11,13 @@ from PIL import Image, UnidentifiedImageError
 
 from models_zoo.cards import InputSpec
 from models_zoo.preprocess import flat_to_pixels, flatten
-from service.costly_images import BoundedReader, Costly, check_decoding, check_structure
+from service.costly_images import (
+    BoundedReader,
+    Costly,
+    check_decoding,
+    check_exif,
+    check_structure,
+)
 from service.problems import DamagedImage, EmptyFile, FileRef, ImageTooLarge, NotAnImage
 from service.text import without_controls
 
@@ -107,8 +113,9 @@ def open_image(upload: Upload, limits: ImageLimits) -> Image.Image:
             detail = f"{too_large}: it is {image.width} x {image.height}"
             raise ImageTooLarge(detail, file=upload.ref)
         try:
-            check_decoding(image, upload.data, limits.max_pixels)
+            check_decoding(image, limits.max_pixels)
             image.load()
+            check_exif(image)
             flat = flatten(image)
         except Costly as reason:
             raise _costly(upload, reason) from None

@@ -135,3 +135,75 @@ def test_a_tiff_whose_tiles_are_larger_than_any_image() -> None:
     pixels = zlib.compress(bytes(5000 * 5000))
     tags = {259: [8], 322: [5000], 323: [5000], 324: [-1], 325: [len(pixels)]}
     refused(tiff(16, 16, tags, pixels, big=False), "tiles of more than 4000000 pixels")
+
+
+def exif(kind: int, count: int, tag: int = 274, inside: bool = False) -> bytes:
+    """EXIF data of one tag of so many values, each of them one; `inside` a directory of their
+    own."""
+    value = {3: struct.pack("<H", 1), 4: struct.pack("<I", 1), 5: struct.pack("<II", 1, 1)}[kind]
+    start = 8 + (18 if inside else 0)
+    data = value * count
+    held = data.ljust(4, b"\0") if len(data) <= 4 else struct.pack("<I", start + 18)
+    directory = struct.pack("<HHHI", 1, tag, kind, count) + held + bytes(4)
+    lead = struct.pack("<HHHII", 1, 34665, 4, 1, start) + bytes(4) if inside else b""
+    return b"II*\0" + struct.pack("<I", 8) + lead + directory + data
+
+
+def with_exif(form: str, data: bytes) -> bytes:
+    if form == "PNG":
+        picture = encoded(SMALL, "PNG")
+        return picture[:33] + chunk(b"eXIf", data) + picture[33:]
+    if form == "PNG, behind the pixels":
+        picture = encoded(SMALL, "PNG")
+        return picture[:-12] + chunk(b"eXIf", data) + picture[-12:]
+    if form == "PNG, as text":
+        text = f"\nexif\n{len(data):8}\n{data.hex()}\n".encode()
+        picture = encoded(SMALL, "PNG")
+        return picture[:33] + chunk(b"tEXt", b"Raw profile type exif\0" + text) + picture[33:]
+    if form == "JPEG":
+        picture, size = encoded(SMALL, "JPEG"), 65_000
+        parts = [data[i : i + size] for i in range(0, len(data), size)]
+        segments = [b"\xff\xe1" + struct.pack(">H", len(p) + 8) + b"Exif\0\0" + p for p in parts]
+        return picture[:2] + b"".join(segments) + picture[20:]  # without JFIF's resolution
+    return encoded(SMALL, form, exif=b"Exif\0\0" + data)
+
+
+FORMS = ("PNG", "PNG, behind the pixels", "PNG, as text", "JPEG", "WEBP")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tag", [274, 282])
+def test_exif_data_of_many_fractions(form: str, tag: int) -> None:
+    """Each becomes an object of Python's, for the one tag that is asked about."""
+    assert opened(with_exif(form, exif(5, 1000, tag))).size == (16, 16)
+    refused(with_exif(form, exif(5, 1_000_000, tag)), "(EXIF|many parts)")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_honest_orientation_is_heeded(form: str) -> None:
+    head = struct.pack("<HI", 3, 1)
+    picture = with_exif(form, exif(3, 1).replace(head + b"\1", head + b"\6"))
+    plain = opened(encoded(SMALL, form.partition(",")[0]))
+    assert opened(picture) == plain.transpose(Image.Transpose.ROTATE_270)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["first", "inner"])
+def test_a_tiff_of_many_fractions(inside: bool) -> None:
+    """Also in the directories that Pillow reads with the first one."""
+
+    def picture(count: int) -> bytes:
+        tags: dict[int, list[int]] = {273: [-1], 278: [1], 279: [1]}
+        data = bytearray(tiff(1, 1, tags | {34665 if inside else 282: [-1]}, b"\0" * 8, big=False))
+        at = len(data)
+        if inside:
+            entry = struct.pack("<HHI", 34665, 4, 1)
+            place = data.index(entry) + len(entry)
+            data[place : place + 4] = struct.pack("<I", at)
+            data += struct.pack("<HHHII", 1, 282, 5, count, at + 18) + bytes(4)
+        else:
+            place = data.index(struct.pack("<HHI", 282, 4, 1))
+            data[place : place + 12] = struct.pack("<HHII", 282, 5, count, at)
+        return bytes(data) + struct.pack("<II", 1, 1) * count
+
+    assert opened(picture(1000)).size == (1, 1)
+    refused(picture(1_000_000), "too many parts")

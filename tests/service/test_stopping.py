@@ -344,9 +344,11 @@ def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path
         (folder,) = (
             Path(v) for k, _, v in (e.partition("=") for e in environment) if k == MULTIPROCESS
         )
-        for worker in workers:  # who go on using it for a while
-            files = [os.readlink(file) for file in Path(f"/proc/{worker}/fd").iterdir()]
-            assert str(folder / "lock") in files
+        give_up = time.monotonic() + 60
+        # They go on using it for a while; the service answers when the first of them has begun.
+        while not all(str(folder / "lock") in open_files(worker) for worker in workers):
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
         server.process.kill()
         server.process.wait()
         give_up = time.monotonic() + 30
@@ -358,6 +360,14 @@ def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path
     (tmp_path / "next").mkdir()
     with serving(zoo, tmp_path / "next", "--workers", 2):
         assert not folder.exists()
+
+
+def open_files(process: int) -> list[str]:
+    found = []
+    for file in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(file))
+    return found
 
 
 def alive(process: int) -> bool:
