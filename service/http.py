@@ -30,8 +30,8 @@ class Connection(HttpToolsProtocol):
     """httptools collects a head, a chunk's extension or a trailer until it is whole, however long
     it is: a connection that has sent `MOST_UNREAD` bytes of one is closed, and so is one that takes
     longer than `HEAD_S` over a head. An answer waits in memory until the client takes it: one that
-    takes nothing of it for `UNSENT_S` is cut off. So is a body in chunks of next to nothing, each of
-    which costs as much as a large one. Beyond `most_connections` new ones are closed.
+    takes nothing of it for `UNSENT_S` is cut off. So is a body in chunks of next to nothing, each
+    of which costs as much as a large one. Beyond `most_connections` new ones are closed.
 
     Where a client sends the next request before the answer begins, that answer is the connection's
     last and what follows is thrown away, as HTTP allows: to keep it, reading would have to pause,
@@ -153,7 +153,7 @@ class Connection(HttpToolsProtocol):
             self._pieces.append(body)
 
     def _hand_on_body(self) -> None:
-        """All that one read has brought of it at once: uvicorn copies what it has for every part."""
+        """All that a read has brought of it at once: uvicorn copies what it has for every part."""
         if self._pieces:
             body = b"".join(self._pieces)
             self._chunks += len(self._pieces) - 1

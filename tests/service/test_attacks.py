@@ -243,6 +243,31 @@ def test_what_never_ends_is_cut_off(server: Server, start: bytes, filler: bytes)
     assert sent < 32 << 20  # what the sockets hold, and not what a client would send
 
 
+def chunked(data: bytes, size: int) -> bytes:
+    parts = [data[i : i + size] for i in range(0, len(data), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "status"),
+    [(900, 1, b"422"), (1_000_000, 50, b"422"), (1_000_000, 1, None)],
+    ids=["few", "small", "next to nothing"],
+)
+def test_a_body_in_chunks_of_next_to_nothing_is_cut_off(
+    server: Server, length: int, size: int, status: bytes | None
+) -> None:
+    """Each costs as much as a large one. Small ones pass, and so do few of any size."""
+    part = b'Content-Disposition: form-data; name="archive"; filename="a.zip"\r\n\r\n'
+    lead = b"POST /v1/support-sets HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + FORM
+    body = b"--x\r\n" + part + bytes(length - len(part)) + b"\r\n--x--\r\n"
+    answer = b""
+    with connect(server) as connection, suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(lead + b"Connection: close\r\n\r\n" + chunked(body, size))
+        answer = everything(connection)
+    assert answer.split(b" ", 2)[1:2] == ([status] if status else [])
+    assert httpx.get(server.base + "/livez", timeout=PATIENCE).status_code == 200
+
+
 def test_half_requests_and_noise_harm_nothing(server: Server) -> None:
     for data in (
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # somebody speaks TLS
