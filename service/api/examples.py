@@ -32,6 +32,7 @@ from service.api.set_requests import (
     next_example,
     once,
 )
+from service.engine.admission import in_time
 from service.problems import NoSupport
 from service.store.replays import Answer
 
@@ -78,8 +79,9 @@ async def add_examples(
     await store.run(store.sets.get, caller.id, set_id)  # before any image is decoded
 
     async def work() -> Answer:
-        size = await support_size(classifier, images, ("archive", archive))
-        async with classifier.admission.admit(max(1, size), timeout):
+        sizing = support_size(classifier, images, ("archive", archive))
+        size, rest = await in_time(sizing, timeout)
+        async with classifier.admission.admit(max(1, size), rest, asked_s=timeout):
             sent = await read_examples(classifier, images, labels, archive)
             if not sent:
                 raise NoSupport("send images with labels, or an archive")

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from service.api import health
 from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
+from service.engine.admission import in_time
 from service.inference import codec
 from service.inference.codec import InferenceResponse
 from service.inference.served import Inference, Served, images_of
@@ -202,9 +203,10 @@ async def infer(
         raise MalformedInference("send the body without a content encoding")
     served = await _find(inference, model_name, version)
     most = classifier.settings.max_tensor_values
-    parsed, raw = await classifier.off_loop(
+    parsing = classifier.off_loop(
         codec.parse, await request.body(), request.headers.get(codec.HEADER)
     )
+    (parsed, raw), rest = await in_time(parsing, timeout)
     wanted = codec.check(parsed, raw, served.inputs, served.outputs, served.usual, most)
     images = images_of(served, wanted.sizes, classifier.settings.max_files)
     sizes = {"way": served.card.limits.max_way} | wanted.sizes
@@ -212,7 +214,8 @@ async def infer(
 
     async def answer() -> tuple[bytes, int | None]:
         slow = served.takes_steps
-        async with classifier.admission.admit(images, timeout, slow) as deadline:
+        permit = classifier.admission.admit(images, rest, slow, asked_s=timeout)
+        async with permit as deadline:
             arrays = await classifier.off_loop(wanted.arrays)
             names = set(wanted.outputs)
             found = await inference.run(served, sizes, arrays, names, images, deadline)

@@ -19,6 +19,7 @@ from service.api.forms import (
     support_size,
 )
 from service.classifier import Classifier, Outcome
+from service.engine.admission import in_time
 from service.schemas import AttentionMode, Predictions
 from service.settings import Settings
 from service.tasks import Ask
@@ -92,10 +93,12 @@ async def predict(
 
     async def answer() -> bytes:
         wanted, keep = attention is not AttentionMode.none, attention is AttentionMode.overlay
-        count = await support_size(classifier, support_images, archive) + len(query_images)
-        count *= orders or 1  # each order is a task of its own
+        sizing = support_size(classifier, support_images, archive)
+        count, rest = await in_time(sizing, timeout)
+        count = (count + len(query_images)) * (orders or 1)  # each order is a task of its own
         slow = classifier.models.gradient(model)
-        async with classifier.admission.admit(count, timeout, slow) as deadline:
+        permit = classifier.admission.admit(count, rest, slow, asked_s=timeout)
+        async with permit as deadline:
             images = ("support_images", support_images)
             support = await read_support(classifier, images, support_labels, archive)
             queries = await read("query_images", query_images)

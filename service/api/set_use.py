@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -10,7 +9,8 @@ from typing import TypeVar
 
 from service.api.auth import Caller
 from service.classifier import Classifier
-from service.problems import DeadlineExceeded, SetChanged, StoreUnavailable
+from service.engine.admission import in_time
+from service.problems import SetChanged, StoreUnavailable
 from service.store.store import Store
 from service.stored import StoredSupport
 
@@ -39,12 +39,8 @@ async def use_set(
     until = time.perf_counter() + timeout
     slow = classifier.models.gradient(*models)
     for left in reversed(range(_TRIES)):
-        try:
-            async with asyncio.timeout(until - time.perf_counter()):
-                stored = await _read(store, caller, set_id)
-        except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {timeout:g} s") from None
-        rest = max(0.0, until - time.perf_counter())
+        reading = _read(store, caller, set_id)
+        stored, rest = await in_time(reading, until - time.perf_counter(), timeout)
         permit = classifier.admission.admit(images(stored), rest, slow, asked_s=timeout)
         async with permit as deadline:
             try:

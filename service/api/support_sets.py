@@ -40,6 +40,7 @@ from service.api.set_requests import (
     once,
     read_metadata,
 )
+from service.engine.admission import in_time
 from service.store.replays import Answer
 from service.tasks import clean_label
 
@@ -87,8 +88,9 @@ async def create_support_set(
     name, kept, ttl = clean_set_name(name), read_metadata(metadata), clean_ttl(ttl)
 
     async def work() -> Answer:
-        size = await support_size(classifier, images, ("archive", archive))
-        async with classifier.admission.admit(max(1, size), timeout):
+        sizing = support_size(classifier, images, ("archive", archive))
+        size, rest = await in_time(sizing, timeout)
+        async with classifier.admission.admit(max(1, size), rest, asked_s=timeout):
             sent = await read_examples(classifier, images, labels, archive)
             asked = await store.run(once, idempotency_key, request, [name, kept, ttl], sent)
             checked = await check_examples(classifier, sent)

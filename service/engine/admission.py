@@ -11,16 +11,34 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from service.engine.events import Events
 from service.problems import DeadlineExceeded, Overloaded
 
+T = TypeVar("T")
+
 _SMOOTHING = 0.2
 _MAX_RETRY_AFTER = 60
+
+
+async def in_time(
+    work: Awaitable[T], timeout_s: float, asked_s: float | None = None
+) -> tuple[T, float]:
+    """What `work`, which comes before a permit, gives, and the seconds that are left for the rest.
+
+    `asked_s`: as of `Admission.admit`. Raises `DeadlineExceeded`.
+    """
+    start = time.perf_counter()
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = await work
+    except TimeoutError:
+        raise DeadlineExceeded(f"no answer within {asked_s or timeout_s:g} s") from None
+    return found, max(0.0, timeout_s - (time.perf_counter() - start))
 
 
 class Admission:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.service.asking import assert_problem, encoded, noise, task
+from tests.service.asking import assert_problem, encoded, noise, task, zipped
 from tests.service.process import PATIENCE, Server, serving
 
 
@@ -78,3 +78,26 @@ def test_nothing_is_decoded_for_a_request_whose_time_is_over(server: Server) -> 
     whole = timed(server, [FLAT] * 20)
     assert_problem(ask(server, [FLAT] * 20, timeout_s=whole / 10), 504, "deadline-exceeded")
     assert timed(server, [encoded(noise(1))]) < whole / 3
+
+
+def test_reading_an_archive_s_list_has_the_same_deadline(server: Server) -> None:
+    """It comes before the permit, and waits for the threads that decode."""
+    archive = zipped({"a/1.png": encoded(noise(1)), "b/1.png": encoded(noise(2))})
+    slow = threading.Thread(target=timed, args=(server, [FLAT] * 20))
+    slow.start()
+    time.sleep(0.3)
+    asked = {
+        "/v1/support-sets": {"archive": archive},
+        "/v1/predictions": {"support_archive": archive, "query_images": encoded(noise(3))},
+    }
+    for path, files in asked.items():
+        answer = httpx.post(
+            server.base + path,
+            data={"model": "mean"} if "query_images" in files else {},
+            files=[(field, ("x", data)) for field, data in files.items()],
+            headers={"X-Request-Timeout": "0.001"},
+            timeout=PATIENCE,
+        )
+        assert_problem(answer, 504, "deadline-exceeded")
+        assert slow.is_alive(), "answered only after all of the others' images"
+    slow.join()
