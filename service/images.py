@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +19,22 @@ from service.costly_images import (
     check_exif,
     check_structure,
 )
-from service.problems import DamagedImage, EmptyFile, FileRef, ImageTooLarge, NotAnImage
+from service.problems import (
+    DamagedImage,
+    EmptyFile,
+    FileRef,
+    ImageTooLarge,
+    NotAnImage,
+    OutOfMemory,
+)
 from service.text import without_controls
+
+log = logging.getLogger(__name__)
 
 #: The only decoders that user bytes may reach.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_NAME = 255
+_RETRY_AFTER_S = 5
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ def decode(
     """Decode one upload for a model, keeping a copy of at most `keep_side` pixels for overlays.
 
     Raises `EmptyFile`, `NotAnImage`, `ImageTooLarge` or `DamagedImage`, naming the file. One that
-    would cost far more than its pixels is `NotAnImage`.
+    would cost far more than its pixels is `NotAnImage`. Raises `OutOfMemory`, too.
     """
     image = open_image(upload, limits)
     shown = None if keep_side is None else fit_side(image, keep_side)
@@ -105,6 +116,8 @@ def open_image(upload: Upload, limits: ImageLimits) -> Image.Image:
         raise NotAnImage(detail, file=upload.ref) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLarge(too_large, file=upload.ref) from None
+    except MemoryError:
+        raise _no_room(upload) from None
     except Exception as error:  # Pillow's plugins raise nearly anything on hostile headers
         raise _damaged(upload, error) from None
     with image:
@@ -119,6 +132,8 @@ def open_image(upload: Upload, limits: ImageLimits) -> Image.Image:
             flat = flatten(image)
         except Costly as reason:
             raise _costly(upload, reason) from None
+        except MemoryError:
+            raise _no_room(upload) from None
         except Exception as error:  # likewise its decoders
             raise _damaged(upload, error) from None
     flat.info.clear()  # it has been heeded, and must not be a second time
@@ -142,6 +157,13 @@ def clean_name(name: str | None) -> str:
 def _costly(upload: Upload, reason: Costly) -> NotAnImage:
     detail = f"{upload.ref} {reason}, which takes too long to read; save it anew, as PNG"
     return NotAnImage(detail, file=upload.ref)
+
+
+def _no_room(upload: Upload) -> OutOfMemory:
+    """No fault of the image's, which is not told: other requests have the memory."""
+    log.error("no memory is left to decode an image of %d bytes", len(upload.data))
+    wait = {"Retry-After": str(_RETRY_AFTER_S)}
+    return OutOfMemory(f"no memory is left to decode {upload.ref}; try again later", headers=wait)
 
 
 def _damaged(upload: Upload, error: Exception) -> DamagedImage:

@@ -14,7 +14,7 @@ from service.api.set_documents import AddedExamples, FileResult, SupportSetDetai
 from service.api.set_requests import etag
 from service.classifier import Classifier
 from service.images import ImageLimits, inspect
-from service.problems import Problem
+from service.problems import OutOfMemory, Problem
 from service.store.records import Added, Created, NewExample
 from service.store.replays import Answer
 from service.tasks import Example
@@ -54,6 +54,8 @@ def _check(one: Example, limits: ImageLimits) -> NewExample:
         if one.problem is not None:
             raise one.problem
         facts = inspect(one.upload, limits)
+    except OutOfMemory:  # no fault of the image's: it may be sent again
+        raise
     except Problem as problem:
         return NewExample(one.label, one.upload, problem=problem)
     digest = hashlib.sha256(one.upload.data).hexdigest()

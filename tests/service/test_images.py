@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from models_zoo.cards import InputSpec
+from service.api.new_examples import _check
 from service.images import ImageLimits, Picture, Upload, clean_name, decode
-from service.problems import FileRef, ImageTooLarge, NotAnImage
+from service.problems import FileRef, ImageTooLarge, NotAnImage, OutOfMemory
+from service.tasks import Example
 from tests.service.asking import encoded, noise
 
 GREY = InputSpec(channels=1, height=16, width=16, fit="stretch")
@@ -163,3 +165,21 @@ def test_names_are_safe_to_show() -> None:
     assert clean_name(None) == clean_name("") == "(unnamed)"
     io.StringIO().write(clean_name("größe 猫.png"))
     assert clean_name("größe 猫.png") == "größe 猫.png"
+
+
+def test_memory_that_runs_out_is_not_the_image_s_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be sent again, so it is neither damaged nor, where it was to be stored, rejected."""
+
+    def full(_: Image.Image) -> Image.Image:
+        raise MemoryError
+
+    monkeypatch.setattr("service.images.flatten", full)
+    upload = Upload(FileRef("images", 0, "x"), encoded(noise(1)))
+    with pytest.raises(OutOfMemory) as caught:
+        decode(upload, GREY, LIMITS)
+    assert caught.value.headers["Retry-After"]
+    assert "no memory" in caplog.text
+    with pytest.raises(OutOfMemory):
+        _check(Example("a", upload), LIMITS)
