@@ -10,6 +10,8 @@ from service.store.tables import key_usage
 from service.store.threads import unavailable
 
 _TRIES = 5
+#: A clock that runs ahead must not forget what the day's requests were.
+_KEPT_DAYS = 30
 
 
 class Usage:
@@ -34,7 +36,8 @@ class Usage:
                     if not taken:
                         return 0, 0
                     if used is None:
-                        connection.execute(delete(key_usage).where(key_usage.c.day < day - 1))
+                        past = key_usage.c.day < day - _KEPT_DAYS
+                        connection.execute(delete(key_usage).where(row[0], past))
                         connection.execute(
                             insert(key_usage).values(key_id=key_id, day=day, used=taken)
                         )

@@ -100,6 +100,17 @@ def test_a_claim_of_what_is_used_up_writes_nothing(database_url: str) -> None:
     database.close()
 
 
+def test_a_clock_that_runs_ahead_gives_no_key_its_quota_again(database_url: str) -> None:
+    database = Database(database_url, 1)
+    usage = Usage(database)
+    for key in ("key_early", "key_other"):
+        assert usage.claim(key, 20_000, 5, 5) == (5, 0)
+    assert usage.claim("key_early", 20_003, 5, 5) == (5, 0)
+    for key in ("key_early", "key_other"):
+        assert usage.claim(key, 20_000, 5, 5) == (0, 0)
+    database.close()
+
+
 def test_a_count_that_others_always_change_first_is_busy_and_not_used_up(
     zoo: Path, postgres: Postgres
 ) -> None:
