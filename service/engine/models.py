@@ -90,6 +90,13 @@ class Models:
         with self._lock:
             return [entry for entry, future in self._loading.items() if _is_loaded(future)]
 
+    def check(self, entry: str) -> None:
+        """Raises `UnknownModel`, or `ModelUnavailable` where the entry could not be loaded when it
+        was asked last."""
+        future = self._loading.get(self.card(entry).id)
+        if future is not None and future.done() and not _is_loaded(future):
+            raise _unavailable(entry)
+
     async def runtime(self, entry: str) -> Runtime:
         """The entry's runtime, loaded once, off the event loop.
 

@@ -435,9 +435,12 @@ def test_a_model_that_is_not_what_its_card_says_is_503(zoo: Path, tmp_path: Path
         data = path.read_bytes()
         (bad / path.name).write_bytes(data[:-1] + b"\0" if path.suffix == ".onnx" else data)
     with TestClient(create_app(Settings(zoo=tmp_path, device="cpu"))) as client:
+        ready = "/v2/models/mean/ready"
+        assert client.get(ready).status_code == 200  # nobody has tried
         response = ask(client, task(), [encoded(noise(1))])
         assert_problem(response, 503, "model-unavailable")
         assert str(tmp_path) not in response.text
+        assert_problem(client.get(ready), 503, "model-unavailable")
 
 
 def test_a_malformed_entry_leaves_the_others_in_service(zoo: Path, tmp_path: Path) -> None:
