@@ -15,6 +15,8 @@ from service.metrics import MULTIPROCESS
 #: A file system in memory, on Linux. Workers keep their metrics in mapped files, and a process that
 #: writes to one for which its disk has no room is killed: uploads could fill `TMPDIR` so far.
 _MEMORY = Path("/dev/shm")
+#: The metrics of many workers, those of dead ones as well.
+_ROOM = 32 << 20
 _PREFIX = "fewshot-metrics-"
 #: Held by all who use the folder; empty until the first does.
 _LOCK = "lock"
@@ -23,9 +25,10 @@ _LOCK = "lock"
 @contextmanager
 def shared_metrics() -> Iterator[None]:
     """In the block, what is started finds the folder."""
-    memory = os.access(_MEMORY, os.W_OK | os.X_OK)
-    place = _MEMORY if memory else Path(tempfile.gettempdir())
-    _sweep(place)
+    _sweep(_MEMORY)
+    place = _MEMORY if _has_room(_MEMORY) else Path(tempfile.gettempdir())
+    if place != _MEMORY:
+        _sweep(place)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as folder:
         os.environ[MULTIPROCESS] = folder
         held = hold_shared_metrics()
@@ -48,6 +51,10 @@ def hold_shared_metrics() -> int:
             fcntl.flock(held, fcntl.LOCK_SH)
             os.write(held, b"1")
     return held
+
+
+def _has_room(place: Path) -> bool:
+    return os.access(place, os.W_OK | os.X_OK) and shutil.disk_usage(place).free >= _ROOM
 
 
 def _sweep(place: Path) -> None:

@@ -61,6 +61,15 @@ def _putting_off_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _end(code: int | None) -> str:
+    """What became of a process, from its exit code: minus a signal's number, or None."""
+    if code is None:
+        return "hung"
+    if code < 0:  # such as SIGKILL where memory has run out
+        return f"died ({signal.Signals(-code).name})"
+    return f"died (exit code {code})"
+
+
 class Supervisor(Multiprocess):
     """Starts a dead or hung worker again, and takes what it held out of the gauges.
 
@@ -99,13 +108,14 @@ class Supervisor(Multiprocess):
         for place, worker in enumerate(self.processes):
             if self._told() or self._lives(worker):
                 continue
+            code = worker.exitcode
             worker.kill()  # a hung one
             worker.join()
             if worker.exitcode == STARTUP_FAILURE:  # it has said why; so would the next
                 self.failed = True
                 self.should_exit.set()
                 return
-            log.warning("worker %s died and is started again", worker.pid)
+            log.warning("worker %s %s and is started again", worker.pid, _end(code))
             mark_process_dead(worker.pid, os.environ[MULTIPROCESS])  # type: ignore[no-untyped-call]
             try:
                 self.processes[place] = self._started()

@@ -243,7 +243,7 @@ def test_workers_share_the_port_and_add_up_their_metrics(zoo: Path, tmp_path: Pa
             text = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
     records = [json.loads(line) for line in server.log.read_text().splitlines()]
     (warning,) = [r["message"] for r in records if r["level"] == "warning"]
-    assert warning == f"worker {min(first)} died and is started again"
+    assert warning == f"worker {min(first)} died (SIGKILL) and is started again"
     assert not [pid for pid in first | second if Path(f"/proc/{pid}").exists()]
 
 

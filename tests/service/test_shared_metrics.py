@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def test_it_is_there_for_the_block_alone(place: Path) -> None:
         folder = Path(os.environ[MULTIPROCESS])
         assert folder.is_dir() and folder.parent == place
     assert not folder.exists() and MULTIPROCESS not in os.environ
+
+
+def test_it_is_elsewhere_where_its_place_is_full(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ROOM", 1 << 60)
+    with shared_metrics():
+        assert Path(os.environ[MULTIPROCESS]).parent == Path(tempfile.gettempdir())
 
 
 def test_a_worker_holds_it_when_its_supervisor_is_gone(
