@@ -81,7 +81,8 @@ async def add_examples(
     async def work() -> Answer:
         sizing = support_size(classifier, images, ("archive", archive))
         size, rest = await in_time(sizing, timeout)
-        async with classifier.admission.admit(max(1, size), rest, asked_s=timeout):
+        permit = classifier.admission.admit(max(1, size), rest, asked_s=timeout, key=caller.id)
+        async with permit:
             sent = await read_examples(classifier, images, labels, archive)
             if not sent:
                 raise NoSupport("send images with labels, or an archive")

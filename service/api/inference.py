@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from service.api import health
-from service.api.auth import READ
+from service.api.auth import READ, Reader
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.engine.admission import in_time
 from service.inference import codec
@@ -163,10 +163,15 @@ async def model_metadata(
 )
 @_models.get("/{model_name}/versions/{version}/ready", include_in_schema=False)
 async def model_ready(
-    model_name: str, inference: InferenceDep, version: str | None = None
+    model_name: str,
+    classifier: ClassifierDep,
+    inference: InferenceDep,
+    version: str | None = None,
 ) -> ModelReadiness:
-    """Whether the model may be asked; it is loaded on its first use."""
+    """Whether the model may be asked; it is loaded on its first use. 503 where that failed."""
     _check_version(inference, model_name, version)
+    card, _ = inference.card(model_name)
+    classifier.models.check(card.id)
     return ModelReadiness(name=model_name)
 
 
@@ -194,6 +199,7 @@ _BODY: dict[str, Any] = {
 async def infer(
     request: Request,
     model_name: str,
+    caller: Reader,
     classifier: ClassifierDep,
     inference: InferenceDep,
     timeout: TimeoutDep,
@@ -214,7 +220,7 @@ async def infer(
 
     async def answer() -> tuple[bytes, int | None]:
         slow = served.takes_steps
-        permit = classifier.admission.admit(images, rest, slow, asked_s=timeout)
+        permit = classifier.admission.admit(images, rest, slow, asked_s=timeout, key=caller.id)
         async with permit as deadline:
             arrays = await classifier.off_loop(wanted.arrays)
             names = set(wanted.outputs)

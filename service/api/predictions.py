@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, File, Form, Request, Response
 
 from service.answers import build, check_asked
-from service.api.auth import READ
+from service.api.auth import Reader
 from service.api.dependencies import ClassifierDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive, Attention, InnerLr, Model, Orders, QueryImages, Steps, TopK
 from service.api.forms import (
@@ -65,11 +65,12 @@ TIFF; of an animation the first frame. Photos are uprighted, transparency become
     summary="Classify images from a few labelled examples",
     description=DESCRIPTION,
     response_model=Predictions,
-    dependencies=[Depends(require_multipart), Depends(known_fields), READ],
+    dependencies=[Depends(require_multipart), Depends(known_fields)],
     responses=problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504),
 )
 async def predict(
     request: Request,
+    caller: Reader,
     classifier: ClassifierDep,
     timeout: TimeoutDep,
     model: Model,
@@ -97,7 +98,7 @@ async def predict(
         count, rest = await in_time(sizing, timeout)
         count = (count + len(query_images)) * (orders or 1)  # each order is a task of its own
         slow = classifier.models.gradient(model)
-        permit = classifier.admission.admit(count, rest, slow, asked_s=timeout)
+        permit = classifier.admission.admit(count, rest, slow, asked_s=timeout, key=caller.id)
         async with permit as deadline:
             images = ("support_images", support_images)
             support = await read_support(classifier, images, support_labels, archive)

@@ -41,7 +41,9 @@ async def use_set(
     for left in reversed(range(_TRIES)):
         reading = _read(store, caller, set_id)
         stored, rest = await in_time(reading, until - time.perf_counter(), timeout)
-        permit = classifier.admission.admit(images(stored), rest, slow, asked_s=timeout)
+        permit = classifier.admission.admit(
+            images(stored), rest, slow, asked_s=timeout, key=caller.id
+        )
         async with permit as deadline:
             try:
                 return await work(stored, deadline)

@@ -90,7 +90,8 @@ async def create_support_set(
     async def work() -> Answer:
         sizing = support_size(classifier, images, ("archive", archive))
         size, rest = await in_time(sizing, timeout)
-        async with classifier.admission.admit(max(1, size), rest, asked_s=timeout):
+        permit = classifier.admission.admit(max(1, size), rest, asked_s=timeout, key=caller.id)
+        async with permit:
             sent = await read_examples(classifier, images, labels, archive)
             asked = await store.run(once, idempotency_key, request, [name, kept, ttl], sent)
             checked = await check_examples(classifier, sent)

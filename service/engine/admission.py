@@ -2,7 +2,8 @@
 
 The largest request counts for half of what there is room for, so that it neither locks out
 everybody else nor waits for the moment when nobody else asks. Gradient steps take long, and so do
-the permits of who waits for them: such requests have half of the room together.
+the permits of who waits for them: such requests have half of the room together. So has an API key:
+what one asks for leaves room to the others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -49,8 +51,10 @@ class Admission:
         self._timeout_s = timeout_s
         self._events = events or Events()
         self._lock = threading.RLock()
-        self._seconds_per_image = 0.01
+        #: Without gradient steps, and with them.
+        self._seconds_per_image = [0.01, 0.01]
         self.held = self._gradient = 0
+        self._by = Counter[str]()
 
     @asynccontextmanager
     async def admit(
@@ -60,16 +64,18 @@ class Admission:
         gradient: bool = False,
         *,
         asked_s: float | None = None,
+        key: str = "",
     ) -> AsyncIterator[float]:
         """Hold a permit for `images` images, and a deadline for what is done under it.
 
         Gives the deadline as a time of `time.perf_counter`; `timeout_s` is the caller's own wish,
-        or what is left of it where `asked_s` was, `gradient` whether gradient steps are part of it.
+        or what is left of it where `asked_s` was, `gradient` whether gradient steps are part of it,
+        `key` the id of the caller's API key, "" for none.
         Raises `Overloaded` with Retry-After, or `DeadlineExceeded`.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         images = self._counted(images, gradient)
-        self._take(images, gradient)
+        self._take(images, gradient, key)
         start = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):
@@ -79,9 +85,10 @@ class Admission:
         else:
             # Others were served meanwhile, so this counts the wait that a newcomer would see.
             seconds = (time.perf_counter() - start) / max(1, self.held)
-            self._seconds_per_image += _SMOOTHING * (seconds - self._seconds_per_image)
+            known = self._seconds_per_image[gradient]
+            self._seconds_per_image[gradient] += _SMOOTHING * (seconds - known)
         finally:
-            self._add(-images, gradient)
+            self._add(-images, gradient, key)
 
     def keep(self, images: int, job: Future[Any], gradient: bool = False) -> None:
         """Count `images` until `job` is done: what is given up while it runs still has its thread.
@@ -95,16 +102,18 @@ class Admission:
     def _counted(self, images: int, gradient: bool) -> int:
         return min(images, max(1, self._most // 2) if gradient else self._most)
 
-    def _take(self, images: int, gradient: bool = False) -> None:
+    def _take(self, images: int, gradient: bool = False, key: str = "") -> None:
         with self._lock:
-            self._check(self.held, images, self._max_images)
+            self._check(self.held, images, self._max_images, gradient)
             if gradient:
-                self._check(self._gradient, images, self._most)
-            self._add(images, gradient)
+                self._check(self._gradient, images, self._most, gradient)
+            if key:
+                self._check(self._by[key], images, self._most, gradient)
+            self._add(images, gradient, key)
 
-    def _check(self, held: int, images: int, most: int) -> None:
+    def _check(self, held: int, images: int, most: int, gradient: bool) -> None:
         if held and held + images > most:
-            wait = math.ceil(held * self._seconds_per_image)
+            wait = math.ceil(held * self._seconds_per_image[gradient])
             seconds = min(max(1, wait), _MAX_RETRY_AFTER)
             self._events.refused(images)
             raise Overloaded(
@@ -113,8 +122,11 @@ class Admission:
                 headers={"Retry-After": str(seconds)},
             )
 
-    def _add(self, images: int, gradient: bool) -> None:
+    def _add(self, images: int, gradient: bool, key: str = "") -> None:
         with self._lock:
             self.held += images
             self._gradient += images if gradient else 0
+            self._by[key] += images
+            if not self._by[key]:
+                del self._by[key]
         self._events.queue(self.held)

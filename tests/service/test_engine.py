@@ -150,6 +150,39 @@ def test_gradient_requests_leave_half_of_the_queue_to_the_others() -> None:
     asyncio.run(scenario())
 
 
+def test_a_key_leaves_half_of_the_queue_to_the_others() -> None:
+    async def scenario() -> None:
+        admission = Admission(10, timeout_s=5)
+        async with admission.admit(3, key="a"), admission.admit(2, key="a"):
+            with pytest.raises(Overloaded):
+                async with admission.admit(1, key="a"):
+                    pass
+            async with admission.admit(100, key="b"):
+                assert admission.held == 10
+        async with admission.admit(5, key="a"):
+            pass
+
+    asyncio.run(scenario())
+
+
+def test_gradient_requests_do_not_tell_the_others_to_stay_away_for_long() -> None:
+    async def scenario() -> None:
+        admission = Admission(4, timeout_s=5)
+        for _ in range(10):
+            async with admission.admit(1, gradient=True):
+                await asyncio.sleep(0.3)
+        waits = []
+        async with admission.admit(2), admission.admit(2):
+            for gradient in (False, True):
+                with pytest.raises(Overloaded) as caught:
+                    async with admission.admit(1000, gradient=gradient):
+                        pass
+                waits.append(int(caught.value.headers["Retry-After"]))
+        assert waits == [1, 2]
+
+    asyncio.run(scenario())
+
+
 def test_the_deadline_cancels_and_frees() -> None:
     admission = Admission(10, timeout_s=0.02)
 
