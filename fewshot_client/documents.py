@@ -171,7 +171,8 @@ class ExamplePage(Document):
 
 
 class FileResult(Document):
-    """What became of one image that was sent."""
+    """What became of one image that was sent. A `duplicate` has a `problem` where the image is
+    there under another label."""
 
     index: int
     filename: str

@@ -233,6 +233,10 @@ class SetFull(Problem):
     status, type, title = 422, "support-set-full", "The support set holds no more images"
 
 
+class LabelledOtherwise(Problem):
+    status, type, title = 409, "labelled-otherwise", "The image is there under another label"
+
+
 class NothingAdded(Problem):
     status, type, title = 422, "nothing-added", "None of the images could be added"
 

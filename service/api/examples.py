@@ -39,9 +39,9 @@ router = APIRouter(prefix="/v1/support-sets", tags=["support sets"])
 
 ADD = """\
 Add labelled images. `results` says of each what became of it: `created`, `duplicate` (the set holds
-these very bytes already) or `rejected` with the problem. 201 if any was stored, 200 if all were
-there already, 422 if none could be. In an archive that goes for a file outside the class folders
-and for an empty class folder too.
+these very bytes already; with a `problem` where under another label) or `rejected` with the
+problem. 201 if any was stored, 200 if all were there already, 422 if none could be. In an archive
+that goes for a file outside the class folders and for an empty class folder too.
 
     SET=$(curl -s http://127.0.0.1:8000/v1/support-sets -F name=glyphs \\
       | sed 's/.*"id":"\\(set_[0-9a-f]*\\)".*/\\1/')

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.schemas import ProblemDocument
-from service.store.records import Created, Duplicate, ExampleRecord, Result, SetRecord
+from service.store.records import Created, ExampleRecord, Rejected, Result, SetRecord
 
 
 class SupportSet(BaseModel):
@@ -99,26 +99,25 @@ class FileResult(BaseModel):
     index: int
     filename: str
     status: Literal["created", "duplicate", "rejected"] = Field(
-        description="`duplicate`: the set holds these very bytes already; nothing was stored."
+        description="`duplicate`: the set holds these very bytes already; nothing was stored, and "
+        "where it holds them under another label than was sent, `problem` says so."
     )
     example: SetExample | None = Field(description="The new example, or the one that was there.")
-    problem: ProblemDocument | None = Field(description="Why the image was rejected.")
+    problem: ProblemDocument | None = Field(
+        description="Why the image was rejected, or is not there under the label that was sent."
+    )
 
     @classmethod
     def of(cls, index: int, filename: str, result: Result) -> Self:
-        if isinstance(result, Created | Duplicate):
-            status = "created" if isinstance(result, Created) else "duplicate"
-            example, problem = SetExample.of(result.example), None
-        else:
-            status, example = "rejected", None
-            problem = ProblemDocument.model_validate(result.problem.document())
+        example = None if isinstance(result, Rejected) else SetExample.of(result.example)
+        problem = None if isinstance(result, Created) else result.problem
         return cls.model_validate(
             {
                 "index": index,
                 "filename": filename,
-                "status": status,
+                "status": type(result).__name__.lower(),
                 "example": example,
-                "problem": problem,
+                "problem": problem and ProblemDocument.model_validate(problem.document()),
             }
         )
 

@@ -52,8 +52,9 @@ until it has not been used for so long; it is yours alone. From the repository's
     curl http://127.0.0.1:8000/v1/support-sets \\
       -F name=glyphs -F archive=@samples/support.zip
 
-One bad file does not sink the others: `results` says of each image what became of it. Where none of
-them could be stored, nothing is made and the answer is 422.
+One bad file does not sink the others: `results` says of each image what became of it. The same
+bytes are stored once, under their first label. Where none of the images could be stored, nothing is
+made and the answer is 422.
 """
 
 
