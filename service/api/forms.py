@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any, get_origin
 
 from fastapi import Request, UploadFile
 from pydantic import BeforeValidator
+from starlette.datastructures import ImmutableMultiDict
 
 from service.archives import archive_size, read_archive
 from service.classifier import Classifier
@@ -30,28 +31,32 @@ async def require_multipart(request: Request) -> None:
 
 
 async def known_fields(request: Request) -> None:
-    """A dependency: a misspelt field, or one in the address, would be ignored otherwise. Raises
-    `InvalidRequest`.
+    """A dependency: a misspelt field, one in the address, or all but the last of those that are no
+    list would be ignored otherwise. Raises `InvalidRequest`.
 
     The form has been read by then, within the service's limits, and is only looked at again.
     """
-    known = [param.alias for param in request.scope["route"].dependant.body_params]
-    _refuse_unknown("field", await request.form(), known)
-    _refuse_unknown("parameter of the address", request.query_params, [])
+    _refuse_odd("field", await request.form(), request.scope["route"].dependant.body_params)
+    _refuse_odd("parameter of the address", request.query_params, [])
 
 
 async def known_parameters(request: Request) -> None:
     """A dependency: the same of what the address holds. Raises `InvalidRequest`."""
-    known = [param.alias for param in request.scope["route"].dependant.query_params]
-    _refuse_unknown("parameter", request.query_params, known)
+    _refuse_odd("parameter", request.query_params, request.scope["route"].dependant.query_params)
 
 
-def _refuse_unknown(kind: str, given: Iterable[str], known: Sequence[str]) -> None:
+def _refuse_odd(kind: str, given: ImmutableMultiDict[str, Any], params: Iterable[Any]) -> None:
+    """`params` are FastAPI's, which has no public name for their type."""
+    known = {param.alias: param.field_info.annotation for param in params}
     unknown = [name for name in given if name not in known]
     if unknown:
-        names = ", ".join(map(clean_name, list(dict.fromkeys(unknown))[:_MOST_NAMED]))
+        names = ", ".join(map(clean_name, unknown[:_MOST_NAMED]))
         there = f"there are {', '.join(known)}" if known else "send fields in the form"
         raise InvalidRequest(f"no such {kind}: {names}; {there}")
+    single = [name for name, annotation in known.items() if get_origin(annotation) is not list]
+    repeated = [name for name in single if len(given.getlist(name)) > 1]
+    if repeated:
+        raise InvalidRequest(f"{kind} given more than once: {', '.join(repeated)}; send one of it")
 
 
 async def form_or_nothing(request: Request) -> None:

@@ -274,6 +274,33 @@ def test_misspelt_fields_are_named_and_make_no_set(client: TestClient, set_id: s
     assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
 
 
+def test_what_is_given_twice_is_named_where_one_is_taken(client: TestClient, set_id: str) -> None:
+    before = client.get(SETS, params={"limit": 100}).json()
+    archives = [("archive", (f"{i}.zip", zipped({f"a/{i}.png": QUERY[0]}))) for i in range(2)]
+    examples, file = f"{SETS}/{set_id}/examples", f"{SETS}/{set_id}/classifier.onnx"
+    query = [("query_images", ("q.png", QUERY[0]))]
+    for refused, (kind, named) in (
+        (client.post(SETS, files=archives), ("field", "archive")),
+        (client.post(examples, files=archives), ("field", "archive")),
+        (
+            client.post(SETS, data={"name": ["a", "a"], "ttl": ["60", "600"]}),
+            ("field", "name, ttl"),
+        ),
+        (
+            client.post(
+                f"{SETS}/{set_id}/predictions",
+                data={"model": ["mean", "mean"], "top_k": ["1", "2"]},
+                files=query,
+            ),
+            ("field", "model, top_k"),
+        ),
+        (client.get(file, params={"model": ["mean", "solver"]}), ("parameter", "model")),
+    ):
+        detail = assert_problem(refused, 422, "invalid-request")["detail"]
+        assert detail == f"{kind} given more than once: {named}; send one of it"
+    assert client.get(SETS, params={"limit": 100}).json() == before
+
+
 def test_names_are_data_and_never_statements_or_headers(client: TestClient) -> None:
     evil = "x'); DROP TABLE support_sets; -- \" ; ../../etc %00 <script>"
     files = [("images", (evil + "\r\nX-Evil: 1", encoded(noise(7))))]
