@@ -111,6 +111,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,  # it would lead out of `root_path`
         servers=[{"url": settings.root_path}] if settings.root_path else None,
         generate_unique_id_function=_operation_id,
         form_limits={

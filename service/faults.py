@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from service.images import clean_name
 from service.middleware import problem_response
@@ -29,7 +30,7 @@ _MOST_TOLD = 20
 
 def install(app: FastAPI, routes: Sequence[Route]) -> None:
     """Answer problems, failed validation and HTTP errors of the framework in one form; `routes` are
-    those that may be asked by a wrong method.
+    those that may be asked by a wrong method, or with a slash too many.
 
     Other exceptions reach `SecurityHeaders`, which logs them and answers 500.
     """
@@ -43,13 +44,22 @@ async def _handle(routes: Sequence[Route], request: Request, error: Exception) -
     problem = as_problem(error)
     if isinstance(problem, HttpProblem) and problem.code == 405:
         # The framework names those of the first route at the address alone.
-        here = (r for r in routes if r.matches(request.scope)[0] is not Match.NONE)
-        if methods := sorted(set[str]().union(*(route.methods or () for route in here))):
+        if methods := _methods(routes, request.scope):
             problem.headers["Allow"] = ", ".join(methods)
+    elif isinstance(problem, HttpProblem) and problem.code == 404:
+        path = request.scope["path"]
+        if path.endswith("/") and _methods(routes, {**request.scope, "path": path.rstrip("/")}):
+            problem = HttpProblem(404, "no such address; leave out the slash at its end")
     if request.url.path.startswith("/v2"):
         # Where clients of the Open Inference Protocol look for the reason.
         problem.extra["error"] = problem.detail
     return problem_response(problem)
+
+
+def _methods(routes: Sequence[Route], scope: Scope) -> list[str]:
+    """Those that the routes at the address take."""
+    here = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
+    return sorted(set[str]().union(*(route.methods or () for route in here)))
 
 
 def as_problem(error: Exception) -> Problem:
