@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 
-from service.problems import InvalidRequest
+from service.problems import InvalidRequest, RevisionMismatch
 from service.store.records import ExampleRecord, SetRecord
 from service.store.replays import Once
 from service.tasks import Example
@@ -33,12 +33,16 @@ async def _revisions(
         Header(description='Only if the set is at this revision, such as `"3"`; else 412.'),
     ] = None,
 ) -> frozenset[int] | None:
-    """The revisions that `If-Match` allows; None for any."""
+    """The revisions that `If-Match` allows; None for any. Raises `RevisionMismatch` where no
+    revision could ever match."""
     if if_match is None or if_match.strip() == "*":
         return None
     tags = [tag.strip() for tag in if_match.split(",")]
-    numbers = [tag[1:-1] for tag in tags if len(tag) > 2 and tag[0] == tag[-1] == '"']
-    # Anything else, weak tags among them, matches no revision.
+    numbers = [tag[1:-1] for tag in tags if len(tag) > 1 and tag[0] == tag[-1] == '"']
+    if not numbers:
+        raise RevisionMismatch(
+            'If-Match: send the ETag with its quotes, such as "1"; weak tags (W/"1") match nothing'
+        )
     return frozenset(int(n) for n in numbers if n.isascii() and n.isdigit() and len(n) < 19)
 
 
