@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +22,10 @@ from service.problems import FilesNotKept, HttpProblem, InvalidRequest, Malforme
 log = logging.getLogger(__name__)
 
 #: Messages of the framework that would mean nothing to a user.
-_WORDS = {"Value error, Expected UploadFile, received: <class 'str'>": "this is text, not a file"}
+_WORDS = {
+    "Value error, Expected UploadFile, received: <class 'str'>": "this is text, not a file",
+    "Input should be a valid dictionary or object to extract fields from": "not a JSON object",
+}
 _CLIENT_CLOSED = 499  # nobody reads it; it only marks the log line
 _RETRY_AFTER_S = 5
 #: Faults that one answer tells of.
@@ -90,14 +94,19 @@ def _not_kept(error: OSError) -> Problem:
 def _validation(error: RequestValidationError) -> Problem:
     """Where and what, without the values that were sent."""
     faults = error.errors()
-    errors = [
-        {
-            "field": clean_name(".".join(str(part) for part in fault["loc"][1:])),
-            "message": clean_name(_WORDS.get(str(fault["msg"]), str(fault["msg"]))),
-        }
-        for fault in faults[:_MOST_TOLD]
-    ]
+    errors = [_told(fault) for fault in faults[:_MOST_TOLD]]
     detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in errors)
     if len(faults) > _MOST_TOLD:
         detail += f"; and {len(faults) - _MOST_TOLD} more"
     return InvalidRequest(detail, errors=errors)
+
+
+def _told(fault: Mapping[str, Any]) -> dict[str, str]:
+    """A field of a form, of an object, or of the address; or the body as a whole."""
+    (source, *place), words = fault["loc"], str(fault["msg"])
+    if fault["type"] == "json_invalid":
+        words = f"not JSON: {fault['ctx']['error']}, at character {place.pop()}"
+    elif not place and fault["type"] == "missing":
+        words = "send a JSON object"
+    field = ".".join(map(str, place)) if place else str(source)
+    return {"field": clean_name(field), "message": clean_name(_WORDS.get(words, words))}

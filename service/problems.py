@@ -96,6 +96,10 @@ class NotMultipart(Problem):
     status, type, title = 415, "not-multipart", "Send multipart/form-data"
 
 
+class NotJson(Problem):
+    status, type, title = 415, "not-json", "Send application/json"
+
+
 class BodyTooLarge(Problem):
     status, type, title = 413, "body-too-large", "The request body is too large"
 

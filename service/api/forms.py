@@ -1,7 +1,9 @@
-"""Multipart forms: files and labelled files, as routes share them."""
+"""What bodies and addresses may hold, and multipart forms: files and labelled files, as routes
+share them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, get_origin
 
@@ -12,7 +14,7 @@ from starlette.datastructures import ImmutableMultiDict
 from service.archives import archive_size, read_archive
 from service.classifier import Classifier
 from service.images import Upload, clean_name
-from service.problems import FileRef, InvalidLabel, InvalidRequest, NotMultipart
+from service.problems import FileRef, InvalidLabel, InvalidRequest, NotJson, NotMultipart
 from service.tasks import Example, clean_label, pair
 
 #: Unknown fields that an answer names.
@@ -28,6 +30,13 @@ async def require_multipart(request: Request) -> None:
     """A dependency. Raises `NotMultipart`."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise NotMultipart("send the fields and files as multipart/form-data")
+
+
+async def require_json(request: Request) -> None:
+    """A dependency. Raises `NotJson`."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not re.fullmatch(r"application/.+\+json", kind):
+        raise NotJson("send a JSON object as application/json")
 
 
 async def known_fields(request: Request) -> None:

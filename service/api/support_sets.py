@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive
-from service.api.forms import form_or_nothing, known_fields, support_size
+from service.api.forms import form_or_nothing, known_fields, require_json, support_size
 from service.api.new_examples import (
     Images,
     Labels,
@@ -139,7 +139,9 @@ async def get_support_set(
 @router.patch(
     "/{set_id}",
     summary="Change the name, the metadata or the ttl, or rename classes",
-    responses=problems(400, 401, 403, 404, 408, 410, 412, 413, 422, 429, 503) | {200: REVISION},
+    dependencies=[Depends(require_json)],
+    responses=problems(400, 401, 403, 404, 408, 410, 412, 413, 415, 422, 429, 503)
+    | {200: REVISION},
 )
 async def patch_support_set(
     set_id: str,

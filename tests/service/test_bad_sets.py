@@ -386,6 +386,38 @@ def test_bodies_that_are_no_patch(client: TestClient, set_id: str, body: bytes) 
     assert response.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/json"])
+def test_a_patch_that_is_no_json_says_what_to_send(
+    client: TestClient, set_id: str, kind: str | None
+) -> None:
+    headers = {"content-type": kind} if kind else {}
+    response = client.patch(f"{SETS}/{set_id}", content=b'{"name": "x"}', headers=headers)
+    document = assert_problem(response, 415, "not-json")
+    assert document["detail"] == "send a JSON object as application/json"
+    headers = {"content-type": "Application/JSON; charset=utf-8"}
+    response = client.patch(f"{SETS}/{set_id}", content=b"{}", headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "send a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b'{"name": "x",', "not JSON: Expecting property name enclosed in double quotes, "
+         "at character 13"),
+    ],
+)  # fmt: skip
+def test_a_patch_s_fault_is_told_in_words_and_by_its_place(
+    client: TestClient, set_id: str, body: bytes, told: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    response = client.patch(f"{SETS}/{set_id}", content=body, headers=headers)
+    document = assert_problem(response, 422, "invalid-request")
+    assert document["detail"] == f"body: {told}"
+    assert document["errors"] == [{"field": "body", "message": told}]
+
+
 def test_of_many_faults_the_first_ones_are_told(client: TestClient, set_id: str) -> None:
     labels = {f"label {index}": index for index in range(10_000)}
     answer = client.patch(f"{SETS}/{set_id}", json={"labels": labels})
