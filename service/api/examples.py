@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive
-from service.api.forms import known_fields, require_multipart, support_size
+from service.api.forms import known_fields, known_parameters, require_multipart, support_size
 from service.api.new_examples import (
     Images,
     Labels,
@@ -95,6 +95,7 @@ async def add_examples(
 @router.get(
     "/{set_id}/examples",
     summary="The examples, in stored order",
+    dependencies=[Depends(known_parameters)],
     responses=problems(401, 403, 404, 410, 422, 429, 503) | {200: REVISION},
 )
 async def list_examples(

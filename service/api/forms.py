@@ -46,7 +46,7 @@ async def known_fields(request: Request) -> None:
     The form has been read by then, within the service's limits, and is only looked at again.
     """
     _refuse_odd("field", await request.form(), request.scope["route"].dependant.body_params)
-    _refuse_odd("parameter of the address", request.query_params, [])
+    _refuse_odd("parameter of the address", request.query_params, [], "send fields in the form")
 
 
 async def known_parameters(request: Request) -> None:
@@ -54,13 +54,19 @@ async def known_parameters(request: Request) -> None:
     _refuse_odd("parameter", request.query_params, request.scope["route"].dependant.query_params)
 
 
-def _refuse_odd(kind: str, given: ImmutableMultiDict[str, Any], params: Iterable[Any]) -> None:
-    """`params` are FastAPI's, which has no public name for their type."""
+def _refuse_odd(
+    kind: str,
+    given: ImmutableMultiDict[str, Any],
+    params: Iterable[Any],
+    none: str = "there are none",
+) -> None:
+    """`params` are FastAPI's, which has no public name for their type; `none` is said where it
+    takes none."""
     known = {param.alias: param.field_info.annotation for param in params}
     unknown = [name for name in given if name not in known]
     if unknown:
         names = ", ".join(map(clean_name, unknown[:_MOST_NAMED]))
-        there = f"there are {', '.join(known)}" if known else "send fields in the form"
+        there = f"there are {', '.join(known)}" if known else none
         raise InvalidRequest(f"no such {kind}: {names}; {there}")
     single = [name for name, annotation in known.items() if get_origin(annotation) is not list]
     repeated = [name for name in single if len(given.getlist(name)) > 1]

@@ -9,7 +9,13 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive
-from service.api.forms import form_or_nothing, known_fields, require_json, support_size
+from service.api.forms import (
+    form_or_nothing,
+    known_fields,
+    known_parameters,
+    require_json,
+    support_size,
+)
 from service.api.new_examples import (
     Images,
     Labels,
@@ -108,7 +114,10 @@ async def create_support_set(
 
 
 @router.get(
-    "", summary="Your support sets, the newest first", responses=problems(401, 403, 422, 429, 503)
+    "",
+    summary="Your support sets, the newest first",
+    dependencies=[Depends(known_parameters)],
+    responses=problems(401, 403, 422, 429, 503),
 )
 async def list_support_sets(
     caller: Reader, store: StoreDep, limit: Limit = 20, cursor: Cursor = None
@@ -125,7 +134,8 @@ async def list_support_sets(
 @router.get(
     "/{set_id}",
     summary="One support set",
-    responses=problems(401, 403, 404, 410, 429, 503) | {200: REVISION},
+    dependencies=[Depends(known_parameters)],
+    responses=problems(401, 403, 404, 410, 422, 429, 503) | {200: REVISION},
 )
 async def get_support_set(
     set_id: str, caller: Reader, store: StoreDep, response: Response

@@ -274,6 +274,21 @@ def test_misspelt_fields_are_named_and_make_no_set(client: TestClient, set_id: s
     assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
 
 
+def test_misspelt_parameters_are_named(client: TestClient, set_id: str) -> None:
+    for path, there in (
+        (SETS, "limit, cursor"),
+        (f"{SETS}/{set_id}/examples", "limit, cursor"),
+        (f"{SETS}/{set_id}", "none"),
+        ("/v1/models", "none"),
+        ("/v1/models/mean", "none"),
+    ):
+        refused = client.get(path, params={"page_size": "1"})
+        detail = assert_problem(refused, 422, "invalid-request")["detail"]
+        assert detail == f"no such parameter: page_size; there are {there}"
+    twice = client.get(SETS, params={"limit": ["1", "2"]})
+    assert_problem(twice, 422, "invalid-request")
+
+
 def test_what_is_given_twice_is_named_where_one_is_taken(client: TestClient, set_id: str) -> None:
     before = client.get(SETS, params={"limit": 100}).json()
     archives = [("archive", (f"{i}.zip", zipped({f"a/{i}.png": QUERY[0]}))) for i in range(2)]
