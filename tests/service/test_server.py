@@ -50,6 +50,13 @@ def test_the_printed_example_works_when_pasted(server: tuple[str, str]) -> None:
     assert '"classes":["cross","hook","loop"]' in done.stdout, done.stderr
 
 
+def test_the_document_s_examples_ask_the_port_that_was_found(server: tuple[str, str]) -> None:
+    _, base = server
+    document = httpx.get(f"{base}openapi.json").text
+    assert f"curl {base}v1/predictions" in document
+    assert ":8000" not in document
+
+
 def test_a_connection_outlives_a_pause(server: tuple[str, str]) -> None:
     """Load balancers send their next request on one that they hold."""
     host, port = server[1].removeprefix("http://").rstrip("/").split(":")
