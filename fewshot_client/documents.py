@@ -103,6 +103,9 @@ class Limits(Document):
     support_sets: int
     support_set_examples: int
     support_set_bytes: int
+    set_name_characters: int
+    metadata_bytes: int
+    ttl_s: int
     queue_images: int
     request_timeout_s: float
     max_request_timeout_s: float

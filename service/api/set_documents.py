@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.set_requests import METADATA, NAME, TTL
 from service.schemas import ProblemDocument
 from service.store.records import Created, ExampleRecord, Rejected, Result, SetRecord
 
@@ -144,9 +145,9 @@ class SupportSetPatch(BaseModel):
         json_schema_extra=_left_out,
     )
 
-    name: str = ""
-    metadata: dict[str, Any] = {}
-    ttl: int | None = Field(None, ge=1, description="Seconds; null: for ever.")
+    name: str = Field("", description=NAME)
+    metadata: dict[str, Any] = Field({}, description=METADATA)
+    ttl: int | None = Field(None, ge=1, description=f"{TTL}; null: for ever.")
     labels: dict[str, str] = Field(
         {},
         description="Renames classes: present label to new one, all at once. Under a label that "

@@ -32,7 +32,10 @@ from service.api.set_documents import (
     SupportSetPatch,
 )
 from service.api.set_requests import (
+    METADATA,
+    NAME,
     REVISION,
+    TTL,
     Cursor,
     IdempotencyKey,
     IfMatch,
@@ -83,13 +86,9 @@ async def create_support_set(
     idempotency_key: IdempotencyKey,
     timeout: TimeoutDep,
     archive: Archive = None,
-    name: Annotated[
-        str, Form(description="For people; need not be unique; at most 200 characters.")
-    ] = "",
-    metadata: Annotated[str, Form(description="A JSON object that is kept with the set.")] = "",
-    ttl: Annotated[
-        int | None, Form(description="Seconds to live after the last use; default: for ever.")
-    ] = None,
+    name: Annotated[str, Form(description=NAME)] = "",
+    metadata: Annotated[str, Form(description=METADATA)] = "",
+    ttl: Annotated[int | None, Form(description=f"{TTL}; default: for ever.")] = None,
 ) -> Response:
     name, kept, ttl = clean_set_name(name), read_metadata(metadata), clean_ttl(ttl)
 

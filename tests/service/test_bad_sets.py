@@ -256,6 +256,29 @@ def test_faulty_fields_make_no_set(client: TestClient, fields: dict[str, object]
     assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
 
 
+def test_the_limits_that_are_told_are_those_that_hold(client: TestClient) -> None:
+    told = client.get("/v1/limits").json()
+    room = told["metadata_bytes"] - len('{"a": ""}')
+    for most, more in (
+        (
+            {"name": "x" * told["set_name_characters"]},
+            {"name": "x" * (told["set_name_characters"] + 1)},
+        ),
+        ({"ttl": told["ttl_s"]}, {"ttl": told["ttl_s"] + 1}),
+        (
+            {"metadata": json.dumps({"a": "x" * room})},
+            {"metadata": json.dumps({"a": "x" * (room + 1)})},
+        ),
+    ):
+        assert make_set(client, **most).status_code == 201
+        assert_problem(make_set(client, **more), 422, "invalid-request")
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for form in ("CreateSupportSetForm", "SupportSetPatch"):
+        fields = schemas[form]["properties"]
+        for field, limit in (("name", "200 "), ("metadata", "16384 "), ("ttl", "315360000;")):
+            assert limit in fields[field]["description"], (form, field)
+
+
 def test_misspelt_fields_are_named_and_make_no_set(client: TestClient, set_id: str) -> None:
     before = len(client.get(SETS, params={"limit": 100}).json()["support_sets"])
     files = [("image", ("a.png", encoded(noise(1))))]
