@@ -61,9 +61,10 @@ async def _handle(routes: Sequence[Route], request: Request, error: Exception) -
 
 
 def _methods(routes: Sequence[Route], scope: Scope) -> list[str]:
-    """Those that the routes at the address take."""
+    """Those that are answered at the address: HEAD is wherever GET is (see `Head`)."""
     here = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
-    return sorted(set[str]().union(*(route.methods or () for route in here)))
+    found = set[str]().union(*(route.methods or () for route in here))
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 def as_problem(error: Exception) -> Problem:

@@ -72,10 +72,6 @@ async def ready(request: Request, classifier: ClassifierDep, store: StoreDep) ->
     return Ready(models=len(classifier.models.cards))
 
 
-for path, probe in (("/livez", live), ("/readyz", ready)):  # load balancers like to ask by HEAD
-    router.head(path, include_in_schema=False)(probe)
-
-
 @router.get("/v1/limits", summary="What the service takes")
 async def limits(classifier: ClassifierDep) -> ServiceLimits:
     """Sizes in bytes, pixels, characters or seconds, as the names say."""

@@ -295,7 +295,7 @@ def test_unknown_addresses_and_methods(client: TestClient) -> None:
     assert response.headers["allow"] == "POST"
     response = client.put("/v1/support-sets/set_0")
     assert_problem(response, 405, "method-not-allowed")
-    assert response.headers["allow"] == "DELETE, GET, PATCH"
+    assert response.headers["allow"] == "DELETE, GET, HEAD, PATCH"
 
 
 def test_a_slash_too_many_is_told_and_leads_nowhere(client: TestClient) -> None:
