@@ -137,10 +137,8 @@ def create_set(
     idempotency_key: str | None = None,
 ) -> Call[AddedExamples]:
     """Register a support set, empty (None) or with its images; `ttl` is seconds after the last
-    use."""
-    files, fields = (
-        ([], {}) if support is None else labelled(support, "images", "labels", "archive")
-    )
+    use. The results say what became of each image."""
+    files, fields = ([], {}) if support is None else _examples(support)
     form: dict[str, Any] = {**fields, "name": name}
     if metadata is not None:
         form["metadata"] = json.dumps(metadata)
@@ -195,7 +193,7 @@ def add(
     idempotency_key: str | None = None,
 ) -> Call[AddedExamples]:
     """Add labelled images; the results say what became of each."""
-    files, form = labelled(support, "images", "labels", "archive")
+    files, form = _examples(support)
     headers = _once(idempotency_key) | _if_match(if_revision)
     path, parse = f"{_set(set_id)}/examples", _document(AddedExamples)
     return Call("POST", path, parse, True, headers=headers, form=form, files=files)
@@ -260,6 +258,11 @@ def _options(
     fields = {"top_k": top_k, "steps": steps, "inner_lr": inner_lr, "orders": orders}
     chosen = {name: str(value) for name, value in fields.items() if value is not None}
     return {"model": model, "attention": attention} | chosen
+
+
+def _examples(support: Support) -> tuple[list[Part], dict[str, list[str]]]:
+    """For a support set: what is wrong with one of them is told of that one alone."""
+    return labelled(support, "images", "labels", "archive", whole=False)
 
 
 def _queries(images: Image | Iterable[Image]) -> list[Part]:

@@ -49,8 +49,28 @@ class ModelLimits(Document):
     max_query: int
 
 
+class AttentionSpec(Document):
+    """Which parts of an `Attention` the model answers: `query` and `support` are the height and
+    width of their maps, None where it has none."""
+
+    layers: int
+    task: bool
+    query: tuple[int, int] | None = None
+    support: tuple[int, int] | None = None
+
+
+class Adaptation(Document):
+    """Gradient steps and their rate, where a request names none, and the most that it may name."""
+
+    steps: int
+    max_steps: int
+    inner_lr: float
+    max_inner_lr: float
+
+
 class Model(Document):
-    """The main facts of a model's card; the rest are extra attributes."""
+    """The main facts of a model's card; the rest are extra attributes. `adaptation` is None where
+    it takes no gradient steps."""
 
     id: str
     version: str
@@ -59,6 +79,11 @@ class Model(Document):
     learner: str
     input: InputSpec
     limits: ModelLimits
+    attention: AttentionSpec
+    uncertainty: bool = False
+    adaptation: Adaptation | None = None
+    transductive: bool
+    order_dependent: bool = False
 
 
 class ModelList(Document):
@@ -70,9 +95,23 @@ class Limits(Document):
 
     body_bytes: int
     files: int
-    queue_images: int
+    archive_bytes: int
+    image_pixels: int
+    image_side: int
     image_formats: list[str]
+    label_characters: int
+    support_sets: int
+    support_set_examples: int
+    support_set_bytes: int
+    set_name_characters: int
+    metadata_bytes: int
+    ttl_s: int
+    queue_images: int
     request_timeout_s: float
+    max_request_timeout_s: float
+    overlay_side: int
+    overlays: int
+    map_values: int
 
 
 class Probability(Document):
@@ -171,7 +210,8 @@ class ExamplePage(Document):
 
 
 class FileResult(Document):
-    """What became of one image that was sent."""
+    """What became of one image that was sent. A `duplicate` has a `problem` where the image is
+    there under another label."""
 
     index: int
     filename: str
@@ -197,6 +237,24 @@ class LeftOutAccuracy(Document):
     high: float
 
 
+class ClassAccuracy(Document):
+    """How well one class is told; `accuracy` is None where the class was skipped."""
+
+    label: str
+    accuracy: LeftOutAccuracy | None
+
+
+class ExampleVerdict(Document):
+    """What the others took one example for; `example` is its position in the set."""
+
+    example: int
+    sha256: str
+    label: str
+    predicted: str
+    correct: bool
+    confidence: float
+
+
 class ModelEvaluation(Document):
     """One model's numbers, or the `problem` for which there are none.
 
@@ -209,6 +267,8 @@ class ModelEvaluation(Document):
     accuracy: LeftOutAccuracy | None
     mean_confidence: float | None
     confusion: list[list[int]]
+    classes: list[ClassAccuracy]
+    examples: list[ExampleVerdict]
     seconds: float
     problem: Problem | None
 

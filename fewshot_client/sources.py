@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -37,8 +38,9 @@ Bytes = bytes | bytearray | memoryview
 #: One image: its bytes, a path, an open binary file, or a PIL image.
 Image = Bytes | str | os.PathLike[str] | Readable | Savable
 #: Labelled images: label -> images, or the path of a folder with a folder per class, every file of
-#: which is sent but for hidden ones: the service tells what is no image; or a zip of such a folder,
-#: as a path, its bytes or an open binary file.
+#: which is sent but for hidden ones: the service tells what is no image, and of a support set also
+#: what lies in no class and which class is empty; or a zip of such a folder, as a path, its bytes
+#: or an open binary file.
 Support = Mapping[str, Image | Iterable[Image]] | Bytes | str | os.PathLike[str] | Readable
 Part = tuple[str, tuple[str, bytes]]
 
@@ -83,11 +85,13 @@ def parts(field: str, images: Image | Iterable[Image]) -> list[Part]:
 
 
 def labelled(
-    support: Support, images: str, labels: str, archive: str
+    support: Support, images: str, labels: str, archive: str, whole: bool = True
 ) -> tuple[list[Part], dict[str, list[str]]]:
     """Files and fields of a form that hold labelled images, under these field names.
 
-    Raises as `parts`, and `NotSent` for a class without images.
+    A folder with an empty class or a file outside of the classes is refused as a `whole`; else it
+    is sent as a zip, of which the service takes the rest and tells of these. Raises as `parts`, and
+    `NotSent` for a class without images.
     """
     if isinstance(support, Mapping):
         files: list[Part] = []
@@ -103,17 +107,38 @@ def labelled(
         return files, {labels: texts}
     if isinstance(support, Bytes | Readable):
         return [part(archive, 0, support)], {}
+    if not isinstance(support, str | os.PathLike):
+        raise TypeError(
+            f"{type(support).__name__} is no support set: send a mapping of labels to images, or a "
+            "folder or zip with one folder per class"
+        )
     path = _path(support)
     if not _is_folder(path):
         return [(archive, (path.name, _read(path, "folder or zip")))], {}
+    if not whole:
+        return [(archive, ("folder.zip", _zipped(path)))], {}
     by_file = _labels(path)
     files = [(images, (str(file), _read(path / file, "file"))) for file in by_file]
     return files, {labels: list(by_file.values())}
 
 
-def _labels(folder: Path) -> dict[PurePosixPath, str]:
-    """The files below a folder and their labels, as the service finds them in a zip of it: a label
-    is a file's folder, below the folder that all of them share. Raises `NotSent`."""
+def _zipped(folder: Path) -> bytes:
+    """Every file and folder below. Raises `NotSent`."""
+    files, folders = _walked(folder)
+    entries = [f"{below}/" for below in folders] + [str(file) for file in files]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in entries:
+            data = b"" if name.endswith("/") else _read(folder / name, "file")
+            try:
+                archive.writestr(zipfile.ZipInfo(name), data)
+            except UnicodeEncodeError:
+                raise NotSent(f"{name[:200]!a} cannot be sent: it has no UTF-8") from None
+    return buffer.getvalue()
+
+
+def _walked(folder: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+    """The files and the folders below, but for junk. Raises `NotSent` where there is no file."""
     files, folders = [], []
     with _reading(str(folder)):
         for place, inside, names in os.walk(folder, onerror=_raise, followlinks=True):
@@ -123,12 +148,18 @@ def _labels(folder: Path) -> dict[PurePosixPath, str]:
             files += [below / name for name in names if not _is_junk(name)]
     if not files:
         raise NotSent(f"{folder} has no folders of images, one per class")
-    files.sort()
+    return sorted(files), sorted(folders)
+
+
+def _labels(folder: Path) -> dict[PurePosixPath, str]:
+    """The files below a folder and their labels, as the service finds them in a zip of it: a label
+    is a file's folder, below the folder that all of them share. Raises `NotSent`."""
+    files, folders = _walked(folder)
     if outside := [file for file in files if len(file.parts) < 2]:
         detail = f"{folder}: {outside[0]} lies outside a class folder; use one folder per class"
         raise NotSent(detail)
     filled = {parent for file in files for parent in file.parents}
-    if empty := sorted(set(folders) - filled):
+    if empty := [each for each in folders if each not in filled]:
         raise NotSent(f"{folder}: the class folder {empty[0]} has no images")
     depth = 0
     while all(len(f.parts) > depth + 2 for f in files) and len({f.parts[depth] for f in files}) < 2:

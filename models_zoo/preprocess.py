@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from models_zoo.cards import InputSpec
 
-_LONGEST = 8
+LONGEST = 8
 #: Largest values of 8, 12 and 16 bits. Microscopes and medical devices keep 12 in files of 16.
 _TOPS = (255.0, 4095.0, 65535.0)
 #: What brings an image upright, by its EXIF orientation.
@@ -74,12 +74,12 @@ def cut_middle(
     """Bring the shorter side to `shorter` pixels and cut `size` out of the middle.
 
     Rounds as torchvision's presets do, so that pretrained weights see the very pixels that they
-    were tested with. Of an image longer than `_LONGEST` times its breadth only the middle is
+    were tested with. Of an image longer than `LONGEST` times its breadth only the middle is
     scaled, for the rest would be cut off and its size has no bound.
     """
     breadth = min(image.size)
-    if max(image.size) > _LONGEST * breadth:
-        longest = _LONGEST * breadth
+    if max(image.size) > LONGEST * breadth:
+        longest = LONGEST * breadth
         image = ImageOps.fit(image, (min(image.width, longest), min(image.height, longest)))
     width, height = (int(shorter * side / breadth) for side in image.size)
     image = image.resize((width, height), resample)

@@ -48,7 +48,8 @@ def share(correct: int, count: int) -> Share:
     p, z2 = correct / count, _Z * _Z
     middle = (p + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z * math.sqrt(p * (1 - p) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return Share(correct, count, max(0.0, middle - half), min(1.0, middle + half))
+    # Rounding must not put the observed share outside.
+    return Share(correct, count, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)))
 
 
 def confusion(judgement: Judgement, way: int) -> list[list[int]]:

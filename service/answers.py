@@ -30,6 +30,7 @@ def check_asked(
     _check(
         mode,
         settings,
+        queries,
         weights=each * examples if spec.task else 0,
         pictures=sum(count for count, shape in maps if shape),
         values=sum(count * shape[0] * shape[1] for count, shape in maps if shape),
@@ -43,6 +44,7 @@ def check_size(outcome: Outcome, mode: AttentionMode, settings: Settings) -> Non
     _check(
         mode,
         settings,
+        len(outcome.queries),
         weights=0 if found.task is None else found.task.size,
         pictures=sum(part.size // (part.shape[-1] * part.shape[-2]) for part in parts),
         values=sum(part.size for part in parts),
@@ -50,7 +52,7 @@ def check_size(outcome: Outcome, mode: AttentionMode, settings: Settings) -> Non
 
 
 def _check(
-    mode: AttentionMode, settings: Settings, weights: int, pictures: int, values: int
+    mode: AttentionMode, settings: Settings, queries: int, weights: int, pictures: int, values: int
 ) -> None:
     """`weights` of the task attention; `pictures` as overlays, or their `values` as maps."""
     if mode is AttentionMode.none:
@@ -59,13 +61,18 @@ def _check(
     if mode is AttentionMode.maps:
         numbers += values
     else:
-        _refuse_above(settings.max_overlays, pictures, f"{pictures} overlay pictures")
-    _refuse_above(settings.max_map_values, numbers, f"attention of {numbers} numbers")
+        maps = " or attention=maps" if numbers + values <= settings.max_map_values else ""
+        _refuse_above(
+            settings.max_overlays, pictures, f"{pictures} overlay pictures", queries, maps
+        )
+    _refuse_above(settings.max_map_values, numbers, f"attention of {numbers} numbers", queries)
 
 
-def _refuse_above(most: int, count: int, what: str) -> None:
+def _refuse_above(most: int, count: int, what: str, queries: int, instead: str = "") -> None:
     if count > most:
-        raise AnswerTooLarge(f"{what}; at most {most} are given. Send fewer queries at a time")
+        alone = count <= most * queries  # whether one query would be answered
+        advice = "Send fewer queries at a time" if alone else f"Ask with fewer examples{instead}"
+        raise AnswerTooLarge(f"{what}; at most {most} are given. {advice}")
 
 
 def build(

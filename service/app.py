@@ -32,7 +32,7 @@ from service.classifier import Classifier
 from service.inference.served import Inference
 from service.lifecycle import Drain, Lifecycle, draining
 from service.metrics import Metrics
-from service.middleware import AnswerLimit, BodyLimit, SecurityHeaders
+from service.middleware import AnswerLimit, BodyLimit, Head, SecurityHeaders
 from service.observe import Observe
 from service.settings import MB, Settings
 from service.store.store import Store
@@ -111,6 +111,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,  # it would lead out of `root_path`
         servers=[{"url": settings.root_path}] if settings.root_path else None,
         generate_unique_id_function=_operation_id,
         form_limits={
@@ -131,6 +132,7 @@ def create_app(
     faults.install(app, [route for route in every if isinstance(route, Route)])
     openapi.install(app, list(classifier.models.cards), settings.port or openapi.PORT)
     # The last added is the outermost.
+    app.add_middleware(Head)
     app.add_middleware(Allowance, store=store, workers=settings.workers)
     app.add_middleware(Authentication, store=store, settings=settings)
     app.add_middleware(
@@ -150,7 +152,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_credentials,
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
             allow_headers=ALLOWED_HEADERS,
             expose_headers=EXPOSED_HEADERS,
         )

@@ -25,6 +25,7 @@ from service.engine.events import Events
 from service.engine.models import Models
 from service.engine.runtime import Runtime
 from service.images import ImageLimits, Picture, Upload, decode
+from service.problems import NoSupport
 from service.settings import MB, Settings
 from service.stored import StoredSupport
 from service.tasks import Ask, check_limits, classes_of, learning_rates, order_count
@@ -239,6 +240,9 @@ class Classifier:
 
         Raises the `Problem`s of `tasks`.
         """
+        self.models.card(model)
+        if not stored.labels:
+            raise NoSupport("the support set has no examples; add some")
         task = self._task(model, stored.labels, queries, steps, inner_lr, orders)
         entry, images = task.card.ref, queries
         if task.pictured(keep):

@@ -18,7 +18,7 @@ from service.tasks import check_limits, learning_rates
 log = logging.getLogger(__name__)
 
 #: Counts up when the same task comes to be written as another file.
-_FORM = 1
+_FORM = 2
 _GRAPHS = ("encode.onnx", "predict.onnx")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +13,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from service.images import clean_name
 from service.middleware import problem_response
@@ -20,7 +22,10 @@ from service.problems import FilesNotKept, HttpProblem, InvalidRequest, Malforme
 log = logging.getLogger(__name__)
 
 #: Messages of the framework that would mean nothing to a user.
-_WORDS = {"Value error, Expected UploadFile, received: <class 'str'>": "this is text, not a file"}
+_WORDS = {
+    "Value error, Expected UploadFile, received: <class 'str'>": "this is text, not a file",
+    "Input should be a valid dictionary or object to extract fields from": "not a JSON object",
+}
 _CLIENT_CLOSED = 499  # nobody reads it; it only marks the log line
 _RETRY_AFTER_S = 5
 #: Faults that one answer tells of.
@@ -29,7 +34,7 @@ _MOST_TOLD = 20
 
 def install(app: FastAPI, routes: Sequence[Route]) -> None:
     """Answer problems, failed validation and HTTP errors of the framework in one form; `routes` are
-    those that may be asked by a wrong method.
+    those that may be asked by a wrong method, or with a slash too many.
 
     Other exceptions reach `SecurityHeaders`, which logs them and answers 500.
     """
@@ -43,13 +48,23 @@ async def _handle(routes: Sequence[Route], request: Request, error: Exception) -
     problem = as_problem(error)
     if isinstance(problem, HttpProblem) and problem.code == 405:
         # The framework names those of the first route at the address alone.
-        here = (r for r in routes if r.matches(request.scope)[0] is not Match.NONE)
-        if methods := sorted(set[str]().union(*(route.methods or () for route in here))):
+        if methods := _methods(routes, request.scope):
             problem.headers["Allow"] = ", ".join(methods)
+    elif isinstance(problem, HttpProblem) and problem.code == 404:
+        path = request.scope["path"]
+        if path.endswith("/") and _methods(routes, {**request.scope, "path": path.rstrip("/")}):
+            problem = HttpProblem(404, "no such address; leave out the slash at its end")
     if request.url.path.startswith("/v2"):
         # Where clients of the Open Inference Protocol look for the reason.
         problem.extra["error"] = problem.detail
     return problem_response(problem)
+
+
+def _methods(routes: Sequence[Route], scope: Scope) -> list[str]:
+    """Those that are answered at the address: HEAD is wherever GET is (see `Head`)."""
+    here = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
+    found = set[str]().union(*(route.methods or () for route in here))
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 def as_problem(error: Exception) -> Problem:
@@ -80,14 +95,19 @@ def _not_kept(error: OSError) -> Problem:
 def _validation(error: RequestValidationError) -> Problem:
     """Where and what, without the values that were sent."""
     faults = error.errors()
-    errors = [
-        {
-            "field": clean_name(".".join(str(part) for part in fault["loc"][1:])),
-            "message": clean_name(_WORDS.get(str(fault["msg"]), str(fault["msg"]))),
-        }
-        for fault in faults[:_MOST_TOLD]
-    ]
+    errors = [_told(fault) for fault in faults[:_MOST_TOLD]]
     detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in errors)
     if len(faults) > _MOST_TOLD:
         detail += f"; and {len(faults) - _MOST_TOLD} more"
     return InvalidRequest(detail, errors=errors)
+
+
+def _told(fault: Mapping[str, Any]) -> dict[str, str]:
+    """A field of a form, of an object, or of the address; or the body as a whole."""
+    (source, *place), words = fault["loc"], str(fault["msg"])
+    if fault["type"] == "json_invalid":
+        words = f"not JSON: {fault['ctx']['error']}, at character {place.pop()}"
+    elif not place and fault["type"] == "missing":
+        words = "send a JSON object"
+    field = ".".join(map(str, place)) if place else str(source)
+    return {"field": clean_name(field), "message": clean_name(_WORDS.get(words, words))}

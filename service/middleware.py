@@ -223,6 +223,27 @@ class AnswerLimit:
             self._room.give(address, size)
 
 
+class Head:
+    """Answers HEAD wherever GET is answered: as GET would be, without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self._app(scope, receive, send)
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if "body" in message else message)
+
+        # A copy: the server and the log go by what was asked.
+        inner = {**scope, "method": "GET"}
+        try:
+            await self._app(inner, receive, send_head)
+        finally:
+            scope["route"] = inner.get("route")  # which the log tells
+
+
 def _address(scope: Scope) -> str:
     """The client's, as far as the server can tell it: of a trusted proxy's clients each its own."""
     client = scope.get("client")

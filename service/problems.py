@@ -96,6 +96,10 @@ class NotMultipart(Problem):
     status, type, title = 415, "not-multipart", "Send multipart/form-data"
 
 
+class NotJson(Problem):
+    status, type, title = 415, "not-json", "Send application/json"
+
+
 class BodyTooLarge(Problem):
     status, type, title = 413, "body-too-large", "The request body is too large"
 
@@ -231,6 +235,10 @@ class TooManySets(Problem):
 
 class SetFull(Problem):
     status, type, title = 422, "support-set-full", "The support set holds no more images"
+
+
+class LabelledOtherwise(Problem):
+    status, type, title = 409, "labelled-otherwise", "The image is there under another label"
 
 
 class NothingAdded(Problem):

@@ -14,11 +14,17 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, compose, helper, numpy_helper
 
 from models_zoo.cards import Card, InputSpec, ZooError
+from models_zoo.preprocess import LONGEST
 from service.engine.episode import State
 
 IMAGES, PROBABILITIES = "images", "probabilities"
 #: The operators that are added here have their present form since.
 _OLDEST_OPSET = 13
+_DEPTH = (
+    "grey of more than 8 bits: value * 255 / top, rounded, where top is the first of 255, 4095 and "
+    "65535 (1 of floats) that the image's largest value does not exceed, else that value; what is "
+    "below 0 becomes 0"
+)
 
 
 @dataclass(frozen=True)
@@ -85,16 +91,46 @@ def standalone(graphs: Mapping[str, bytes], state: State, facts: Facts) -> bytes
 
 
 def describe_input(spec: InputSpec) -> dict[str, object]:
-    """How an image becomes `images` (see `models_zoo.preprocess`)."""
-    return {
+    """How an image becomes `images`, in words that say all that `models_zoo.preprocess` does."""
+    order = ["orientation", "depth", "transparency", "color", "size"]
+    found: dict[str, object] = {
+        "order": [*order, "inversion"] if spec.invert else order,
+        "orientation": "upright, by EXIF",
+        "depth": _DEPTH,
+        "transparency": "on white",
+        "color": "grey, 0.299 R + 0.587 G + 0.114 B" if spec.channels == 1 else "RGB",
+        "size": _size(spec),
+        "resampling": f"{spec.resample}, over all pixels that become one, as Pillow's resize does",
         "layout": "NCHW",
         "dtype": "uint8",
-        "color": "grey" if spec.channels == 1 else "RGB",
-        "orientation": "upright, by EXIF",
-        "transparency": "on white",
-        "resampling": spec.resample,
         **spec.model_dump(mode="json"),
     }
+    if spec.fit == "pad":
+        found["padding"] = "white, the image in the middle"
+    if spec.invert:
+        found["inversion"] = "255 - value, of the padding too"
+    return found
+
+
+def _size(spec: InputSpec) -> str:
+    size = f"{spec.width} x {spec.height} (width x height)"
+    if spec.fit == "stretch":
+        return f"resize to {size}, whatever the aspect"
+    if spec.fit == "pad":
+        return (
+            f"resize, the aspect kept, to fit into {size}, and lay it in the middle of a white "
+            "image of that size; the other side and the place rounded, halves to even"
+        )
+    if spec.resize is None:
+        return (
+            f"of the middle, the largest part that has the aspect of {size}, resized to that; its "
+            "edges may lie within pixels"
+        )
+    return (
+        f"resize, the aspect kept, to a shorter side of {spec.resize} (the other rounded down), "
+        f"and cut {size} out of the middle, the place rounded, halves to even; of an image longer "
+        f"than {LONGEST} times its breadth, the middle of that length first"
+    )
 
 
 def _metadata(facts: Facts) -> dict[str, str]:

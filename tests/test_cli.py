@@ -160,6 +160,16 @@ def test_queries_of_the_same_name_do_not_overwrite_each_other(
     assert {path.name for path in out.iterdir()} == {"0-0.png", "1-0.png"}
 
 
+def test_queries_of_the_same_name_are_told_by_their_paths(
+    zoo: Path, support: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "0.png"
+    other.write_bytes(encoded(noise(9)))
+    result = classify(zoo, support, "--json", "--query", support / "cat", other)
+    names = [each["filename"] for each in json.loads(result.stdout)["predictions"]]
+    assert names == [str(support / "cat" / "0.png"), "1.png", str(other)]
+
+
 def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     image = tmp_path / "image.png"
     image.write_bytes(encoded(noise(1)))

@@ -30,8 +30,9 @@ and nothing else, and answers as `POST .../predictions` does, with the examples 
 
 Input `images`: uint8 `[N, C, H, W]`, images brought to the model's size. Output `probabilities`:
 float32 `[N, way]`. The file's metadata hold `labels` (a JSON list, one per column), `model` and
-`support_set` with version and revision, `preprocessing` (JSON: how an image becomes pixels),
-`license`, and `inner_lr` (a JSON list, one rate per step) where the model adapts by gradient steps.
+`support_set` with version and revision, `preprocessing` (JSON: how an image becomes
+pixels, each step in words and their `order`), `license`, and `inner_lr` (a JSON list, one rate per
+step) where the model adapts by gradient steps.
 
 It is made anew each time; with `If-None-Match` only if it would be another file.
 """

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive
-from service.api.forms import known_fields, require_multipart, support_size
+from service.api.forms import known_fields, known_parameters, require_multipart, support_size
 from service.api.new_examples import (
     Images,
     Labels,
@@ -40,9 +40,9 @@ router = APIRouter(prefix="/v1/support-sets", tags=["support sets"])
 
 ADD = """\
 Add labelled images. `results` says of each what became of it: `created`, `duplicate` (the set holds
-these very bytes already) or `rejected` with the problem. 201 if any was stored, 200 if all were
-there already, 422 if none could be. In an archive that goes for a file outside the class folders
-and for an empty class folder too.
+these very bytes already; with a `problem` where under another label) or `rejected` with the
+problem. 201 if any was stored, 200 if all were there already, 422 if none could be. In an archive
+that goes for a file outside the class folders and for an empty class folder too.
 
     SET=$(curl -s http://127.0.0.1:8000/v1/support-sets -F name=glyphs \\
       | sed 's/.*"id":"\\(set_[0-9a-f]*\\)".*/\\1/')
@@ -98,6 +98,7 @@ async def add_examples(
 @router.get(
     "/{set_id}/examples",
     summary="The examples, in stored order",
+    dependencies=[Depends(known_parameters)],
     responses=problems(401, 403, 404, 410, 422, 429, 503) | {200: REVISION},
 )
 async def list_examples(

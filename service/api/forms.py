@@ -1,17 +1,20 @@
-"""Multipart forms: files and labelled files, as routes share them."""
+"""What bodies and addresses may hold, and multipart forms: files and labelled files, as routes
+share them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any, get_origin
 
 from fastapi import Request, UploadFile
 from pydantic import BeforeValidator
+from starlette.datastructures import ImmutableMultiDict
 
 from service.archives import archive_size, read_archive
 from service.classifier import Classifier
 from service.images import Upload, clean_name
-from service.problems import FileRef, InvalidLabel, InvalidRequest, NotMultipart
+from service.problems import FileRef, InvalidLabel, InvalidRequest, NotJson, NotMultipart
 from service.tasks import Example, clean_label, pair
 
 #: Unknown fields that an answer names.
@@ -29,29 +32,46 @@ async def require_multipart(request: Request) -> None:
         raise NotMultipart("send the fields and files as multipart/form-data")
 
 
+async def require_json(request: Request) -> None:
+    """A dependency. Raises `NotJson`."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not re.fullmatch(r"application/.+\+json", kind):
+        raise NotJson("send a JSON object as application/json")
+
+
 async def known_fields(request: Request) -> None:
-    """A dependency: a misspelt field, or one in the address, would be ignored otherwise. Raises
-    `InvalidRequest`.
+    """A dependency: a misspelt field, one in the address, or all but the last of those that are no
+    list would be ignored otherwise. Raises `InvalidRequest`.
 
     The form has been read by then, within the service's limits, and is only looked at again.
     """
-    known = [param.alias for param in request.scope["route"].dependant.body_params]
-    _refuse_unknown("field", await request.form(), known)
-    _refuse_unknown("parameter of the address", request.query_params, [])
+    _refuse_odd("field", await request.form(), request.scope["route"].dependant.body_params)
+    _refuse_odd("parameter of the address", request.query_params, [], "send fields in the form")
 
 
 async def known_parameters(request: Request) -> None:
     """A dependency: the same of what the address holds. Raises `InvalidRequest`."""
-    known = [param.alias for param in request.scope["route"].dependant.query_params]
-    _refuse_unknown("parameter", request.query_params, known)
+    _refuse_odd("parameter", request.query_params, request.scope["route"].dependant.query_params)
 
 
-def _refuse_unknown(kind: str, given: Iterable[str], known: Sequence[str]) -> None:
+def _refuse_odd(
+    kind: str,
+    given: ImmutableMultiDict[str, Any],
+    params: Iterable[Any],
+    none: str = "there are none",
+) -> None:
+    """`params` are FastAPI's, which has no public name for their type; `none` is said where it
+    takes none."""
+    known = {param.alias: param.field_info.annotation for param in params}
     unknown = [name for name in given if name not in known]
     if unknown:
-        names = ", ".join(map(clean_name, list(dict.fromkeys(unknown))[:_MOST_NAMED]))
-        there = f"there are {', '.join(known)}" if known else "send fields in the form"
+        names = ", ".join(map(clean_name, unknown[:_MOST_NAMED]))
+        there = f"there are {', '.join(known)}" if known else none
         raise InvalidRequest(f"no such {kind}: {names}; {there}")
+    single = [name for name, annotation in known.items() if get_origin(annotation) is not list]
+    repeated = [name for name in single if len(given.getlist(name)) > 1]
+    if repeated:
+        raise InvalidRequest(f"{kind} given more than once: {', '.join(repeated)}; send one of it")
 
 
 async def form_or_nothing(request: Request) -> None:

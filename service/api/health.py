@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from service.api.dependencies import ClassifierDep, StoreDep, problems
+from service.api.set_requests import MAX_METADATA, MAX_NAME, MAX_TTL
 from service.images import FORMATS
 from service.lifecycle import Lifecycle
 from service.problems import NotReady
@@ -37,6 +38,9 @@ class ServiceLimits(BaseModel):
     support_sets: int = Field(description="Support sets of one API key.")
     support_set_examples: int
     support_set_bytes: int = Field(description="Of all images of one support set.")
+    set_name_characters: int = Field(description="Of a support set's name.")
+    metadata_bytes: int = Field(description="Of a support set's metadata, as JSON.")
+    ttl_s: int = Field(description="Most that a support set's `ttl` may be.")
     queue_images: int
     request_timeout_s: float
     max_request_timeout_s: float = Field(description="Most that `X-Request-Timeout` may ask for.")
@@ -68,10 +72,6 @@ async def ready(request: Request, classifier: ClassifierDep, store: StoreDep) ->
     return Ready(models=len(classifier.models.cards))
 
 
-for path, probe in (("/livez", live), ("/readyz", ready)):  # load balancers like to ask by HEAD
-    router.head(path, include_in_schema=False)(probe)
-
-
 @router.get("/v1/limits", summary="What the service takes")
 async def limits(classifier: ClassifierDep) -> ServiceLimits:
     """Sizes in bytes, pixels, characters or seconds, as the names say."""
@@ -87,6 +87,9 @@ async def limits(classifier: ClassifierDep) -> ServiceLimits:
         support_sets=settings.max_sets,
         support_set_examples=settings.max_set_examples,
         support_set_bytes=settings.max_set_bytes,
+        set_name_characters=MAX_NAME,
+        metadata_bytes=MAX_METADATA,
+        ttl_s=MAX_TTL,
         queue_images=settings.queue_images,
         request_timeout_s=settings.request_timeout_s,
         max_request_timeout_s=settings.max_request_timeout_s,

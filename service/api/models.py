@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from models_zoo.cards import Card
 from service.api.auth import READ
 from service.api.dependencies import ClassifierDep, problems
+from service.api.forms import known_parameters
 
 router = APIRouter(
     prefix="/v1/models",
     tags=["models"],
-    dependencies=[READ],
-    responses=problems(401, 403, 429, 503),
+    dependencies=[READ, Depends(known_parameters)],
+    responses=problems(401, 403, 422, 429, 503),
 )
 
 

@@ -8,8 +8,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.set_requests import METADATA, NAME, TTL
 from service.schemas import ProblemDocument
-from service.store.records import Created, Duplicate, ExampleRecord, Result, SetRecord
+from service.store.records import Created, ExampleRecord, Rejected, Result, SetRecord
 
 
 class SupportSet(BaseModel):
@@ -99,26 +100,25 @@ class FileResult(BaseModel):
     index: int
     filename: str
     status: Literal["created", "duplicate", "rejected"] = Field(
-        description="`duplicate`: the set holds these very bytes already; nothing was stored."
+        description="`duplicate`: the set holds these very bytes already; nothing was stored, and "
+        "where it holds them under another label than was sent, `problem` says so."
     )
     example: SetExample | None = Field(description="The new example, or the one that was there.")
-    problem: ProblemDocument | None = Field(description="Why the image was rejected.")
+    problem: ProblemDocument | None = Field(
+        description="Why the image was rejected, or is not there under the label that was sent."
+    )
 
     @classmethod
     def of(cls, index: int, filename: str, result: Result) -> Self:
-        if isinstance(result, Created | Duplicate):
-            status = "created" if isinstance(result, Created) else "duplicate"
-            example, problem = SetExample.of(result.example), None
-        else:
-            status, example = "rejected", None
-            problem = ProblemDocument.model_validate(result.problem.document())
+        example = None if isinstance(result, Rejected) else SetExample.of(result.example)
+        problem = None if isinstance(result, Created) else result.problem
         return cls.model_validate(
             {
                 "index": index,
                 "filename": filename,
-                "status": status,
+                "status": type(result).__name__.lower(),
                 "example": example,
-                "problem": problem,
+                "problem": problem and ProblemDocument.model_validate(problem.document()),
             }
         )
 
@@ -145,9 +145,9 @@ class SupportSetPatch(BaseModel):
         json_schema_extra=_left_out,
     )
 
-    name: str = ""
-    metadata: dict[str, Any] = {}
-    ttl: int | None = Field(None, ge=1, description="Seconds; null: for ever.")
+    name: str = Field("", description=NAME)
+    metadata: dict[str, Any] = Field({}, description=METADATA)
+    ttl: int | None = Field(None, ge=1, description=f"{TTL}; null: for ever.")
     labels: dict[str, str] = Field(
         {},
         description="Renames classes: present label to new one, all at once. Under a label that "

@@ -12,14 +12,22 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 
-from service.problems import InvalidRequest
+from service.problems import InvalidRequest, RevisionMismatch
 from service.store.records import ExampleRecord, SetRecord
 from service.store.replays import Once
 from service.tasks import Example
 from service.text import is_plain
 
-_MAX_NAME, _MAX_METADATA, _MAX_LEVELS, MAX_TTL = 200, 16_384, 20, 10 * 365 * 24 * 3600
+MAX_NAME, MAX_METADATA, MAX_LEVELS, MAX_TTL = 200, 16_384, 20, 10 * 365 * 24 * 3600
 _MAX_KEY, _MAX_CURSOR = 255, 500
+
+#: Said of the form's fields and of the object's.
+NAME = f"For people; need not be unique; at most {MAX_NAME} characters."
+METADATA = (
+    f"A JSON object that is kept with the set: at most {MAX_METADATA} bytes "
+    f"and {MAX_LEVELS} levels."
+)
+TTL = f"Seconds to live after the last use, 1 to {MAX_TTL}"
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Most entries in one answer.")]
 Cursor = Annotated[
@@ -33,12 +41,16 @@ async def _revisions(
         Header(description='Only if the set is at this revision, such as `"3"`; else 412.'),
     ] = None,
 ) -> frozenset[int] | None:
-    """The revisions that `If-Match` allows; None for any."""
+    """The revisions that `If-Match` allows; None for any. Raises `RevisionMismatch` where no
+    revision could ever match."""
     if if_match is None or if_match.strip() == "*":
         return None
     tags = [tag.strip() for tag in if_match.split(",")]
-    numbers = [tag[1:-1] for tag in tags if len(tag) > 2 and tag[0] == tag[-1] == '"']
-    # Anything else, weak tags among them, matches no revision.
+    numbers = [tag[1:-1] for tag in tags if len(tag) > 1 and tag[0] == tag[-1] == '"']
+    if not numbers:
+        raise RevisionMismatch(
+            'If-Match: send the ETag with its quotes, such as "1"; weak tags (W/"1") match nothing'
+        )
     return frozenset(int(n) for n in numbers if n.isascii() and n.isdigit() and len(n) < 19)
 
 
@@ -73,9 +85,10 @@ async def _idempotency_key(
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="Any text of your own, new for each thing to do. The same request under "
-            "the same key is done once, and answered alike for a day; where the answers to your "
-            "keys take more than 128 MiB, for ten minutes at least."
+            description="Any text of your own, new for each thing to do: 1 to "
+            f"{_MAX_KEY} printable ASCII characters. The same request under the same key is done "
+            "once, and answered alike for a day; where the answers to your keys take more than 128 "
+            "MiB, for ten minutes at least."
         ),
     ] = None,
 ) -> str | None:
@@ -108,8 +121,8 @@ def once(
 def clean_set_name(name: str) -> str:
     """Raises `InvalidRequest`."""
     name = name.strip()
-    if len(name) > _MAX_NAME or not is_plain(name):
-        raise InvalidRequest(f"name: at most {_MAX_NAME} printable characters")
+    if len(name) > MAX_NAME or not is_plain(name):
+        raise InvalidRequest(f"name: at most {MAX_NAME} printable characters")
     return name
 
 
@@ -137,8 +150,8 @@ def check_metadata(value: object) -> dict[str, Any]:
         size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
     except (ValueError, RecursionError):  # NaN, lone surrogates, endless depth
         raise InvalidRequest("metadata: not plain JSON text") from None
-    if size > _MAX_METADATA or _is_deeper(value, _MAX_LEVELS):
-        raise InvalidRequest(f"metadata: at most {_MAX_METADATA} bytes and {_MAX_LEVELS} levels")
+    if size > MAX_METADATA or _is_deeper(value, MAX_LEVELS):
+        raise InvalidRequest(f"metadata: at most {MAX_METADATA} bytes and {MAX_LEVELS} levels")
     return value
 
 

@@ -9,7 +9,13 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from service.api.auth import Reader, Writer
 from service.api.dependencies import ClassifierDep, StoreDep, TimeoutDep, problems, unless_gone
 from service.api.fields import Archive
-from service.api.forms import form_or_nothing, known_fields, support_size
+from service.api.forms import (
+    form_or_nothing,
+    known_fields,
+    known_parameters,
+    require_json,
+    support_size,
+)
 from service.api.new_examples import (
     Images,
     Labels,
@@ -26,7 +32,10 @@ from service.api.set_documents import (
     SupportSetPatch,
 )
 from service.api.set_requests import (
+    METADATA,
+    NAME,
     REVISION,
+    TTL,
     Cursor,
     IdempotencyKey,
     IfMatch,
@@ -53,8 +62,9 @@ until it has not been used for so long; it is yours alone. From the repository's
     curl http://127.0.0.1:8000/v1/support-sets \\
       -F name=glyphs -F archive=@samples/support.zip
 
-One bad file does not sink the others: `results` says of each image what became of it. Where none of
-them could be stored, nothing is made and the answer is 422.
+One bad file does not sink the others: `results` says of each image what became of it. The same
+bytes are stored once, under their first label. Where none of the images could be stored, nothing is
+made and the answer is 422.
 """
 
 
@@ -77,13 +87,9 @@ async def create_support_set(
     idempotency_key: IdempotencyKey,
     timeout: TimeoutDep,
     archive: Archive = None,
-    name: Annotated[
-        str, Form(description="For people; need not be unique; at most 200 characters.")
-    ] = "",
-    metadata: Annotated[str, Form(description="A JSON object that is kept with the set.")] = "",
-    ttl: Annotated[
-        int | None, Form(description="Seconds to live after the last use; default: for ever.")
-    ] = None,
+    name: Annotated[str, Form(description=NAME)] = "",
+    metadata: Annotated[str, Form(description=METADATA)] = "",
+    ttl: Annotated[int | None, Form(description=f"{TTL}; default: for ever.")] = None,
 ) -> Response:
     name, kept, ttl = clean_set_name(name), read_metadata(metadata), clean_ttl(ttl)
 
@@ -110,7 +116,10 @@ async def create_support_set(
 
 
 @router.get(
-    "", summary="Your support sets, the newest first", responses=problems(401, 403, 422, 429, 503)
+    "",
+    summary="Your support sets, the newest first",
+    dependencies=[Depends(known_parameters)],
+    responses=problems(401, 403, 422, 429, 503),
 )
 async def list_support_sets(
     caller: Reader, store: StoreDep, limit: Limit = 20, cursor: Cursor = None
@@ -127,7 +136,8 @@ async def list_support_sets(
 @router.get(
     "/{set_id}",
     summary="One support set",
-    responses=problems(401, 403, 404, 410, 429, 503) | {200: REVISION},
+    dependencies=[Depends(known_parameters)],
+    responses=problems(401, 403, 404, 410, 422, 429, 503) | {200: REVISION},
 )
 async def get_support_set(
     set_id: str, caller: Reader, store: StoreDep, response: Response
@@ -141,7 +151,9 @@ async def get_support_set(
 @router.patch(
     "/{set_id}",
     summary="Change the name, the metadata or the ttl, or rename classes",
-    responses=problems(400, 401, 403, 404, 408, 410, 412, 413, 422, 429, 503) | {200: REVISION},
+    dependencies=[Depends(require_json)],
+    responses=problems(400, 401, 403, 404, 408, 410, 412, 413, 415, 422, 429, 503)
+    | {200: REVISION},
 )
 async def patch_support_set(
     set_id: str,

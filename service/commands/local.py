@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,10 +78,12 @@ def query_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def queries(files: Sequence[Path]) -> list[Upload]:
-    """Raises `typer.Exit` where one cannot be read."""
-    found = []
+    """By their names, or by their paths where several bear one name. Raises `typer.Exit` where one
+    cannot be read."""
+    found, names = [], Counter(file.name for file in files)
     for index, file in enumerate(files):
         with named("--query", file):
-            ref = FileRef("query", index, clean_name(file.name))
+            name = file.name if names[file.name] == 1 else str(file)
+            ref = FileRef("query", index, clean_name(name))
             found.append(Upload(ref, file.read_bytes()))
     return found

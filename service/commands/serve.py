@@ -84,7 +84,9 @@ def run(arguments: Sequence[str]) -> None:
         logging.config.dictConfig(logs.configuration(settings))
         raise_file_limit()
         listener = _listen(settings)
-        application = Application(settings)
+        host, port = listener.getsockname()[:2]
+        # The examples in the OpenAPI document name the port, also where any free one was asked for.
+        application = Application(settings.model_copy(update={"port": port}))
         app = application() if settings.workers == 1 else None
         if app is None:
             _check(settings)
@@ -102,7 +104,6 @@ def run(arguments: Sequence[str]) -> None:
         timeout_worker_healthcheck=_HUNG_SECONDS,
         workers=settings.workers,
     )
-    host, port = listener.getsockname()[:2]
     models = sorted(path.parent.name for path in settings.zoo.glob(f"*/{CARD_NAME}"))
     with closing(Database(settings.database, threads=1)) as database:
         if settings.log_format == "json":  # read by machines, line by line

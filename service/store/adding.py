@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from service.problems import NothingAdded, SetFull
+from service.problems import LabelledOtherwise, NothingAdded, SetFull
 from service.store.records import (
     Created,
     Duplicate,
@@ -45,7 +45,7 @@ def add_images(
             results.append(Rejected(image.problem))
             continue
         if image.sha256 in known:
-            results.append(Duplicate(known[image.sha256]))
+            results.append(_duplicate(image, known[image.sha256]))
             continue
         length, file = len(image.upload.data), image.upload.ref
         if count >= limits.examples or size + length > limits.bytes:
@@ -78,6 +78,16 @@ def add_images(
         .values(examples=count, bytes=size, next_position=position)
     )
     return results
+
+
+def _duplicate(image: NewExample, present: ExampleRecord) -> Duplicate:
+    if image.label == present.label:
+        return Duplicate(present)
+    detail = (
+        f"{image.upload.ref} is there already as {present.label!r}; to give it another label, "
+        f"delete {present.id} first"
+    )
+    return Duplicate(present, LabelledOtherwise(detail, file=image.upload.ref))
 
 
 def _nothing_added(results: Sequence[Result]) -> NothingAdded:

@@ -64,9 +64,11 @@ class Created:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """The set holds these very bytes already, as this example."""
+    """The set holds these very bytes already, as this example; the problem where it bears another
+    label than was sent."""
 
     example: ExampleRecord
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)

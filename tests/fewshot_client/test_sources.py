@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fewshot_client import AddedExamples, Client, NotSent
+from fewshot_client import AddedExamples, Client, InvalidRequest, NotSent
 from service.archives import ArchiveLimits, read_folder
 from service.problems import Problem
 from tests.service.asking import encoded, noise, zipped
@@ -168,16 +168,43 @@ def test_a_folder_is_refused_in_the_words_of_the_command_line(
     folder = filled(tmp_path / "set", files)
     with pytest.raises(Problem) as theirs:
         read_folder(folder, ArchiveLimits(99, 9999))
-    for call in (client.create_set, lambda s: client.classify("mean", s, CAT)):
-        with pytest.raises(NotSent) as mine:
-            call(folder)
-        assert str(mine.value) == theirs.value.detail
+    with pytest.raises(NotSent) as mine:
+        client.classify("mean", folder, CAT)
+    assert str(mine.value) == theirs.value.detail
+    zipped = shutil.make_archive(str(tmp_path / "zip"), "zip", folder)
+    with pytest.raises(InvalidRequest):
+        client.classify("mean", zipped, CAT)
+
+
+def test_what_is_wrong_in_a_folder_does_not_sink_a_set(client: Client, tmp_path: Path) -> None:
+    """Nor is it left out without a word."""
+    files = {"cat/1.png": CAT, "dog/2.png": DOG, "hook/.keep": b"", "notes.txt": b"text"}
+    folder = filled(tmp_path / "set", files)
+    zipped = shutil.make_archive(str(tmp_path / "zip"), "zip", folder)
+    made = client.create_set(folder)
+    assert told(made) == told(client.create_set(zipped))
+    assert told(made) == told(client.add(client.create_set().support_set.id, folder))
+    assert [(one.filename, one.problem and one.problem.kind) for one in made.results] == [
+        ("cat/1.png", None),
+        ("dog/2.png", None),
+        ("hook", "empty-class"),
+        ("notes.txt", "bad-archive"),
+    ]
+
+
+@pytest.mark.parametrize("wrong", [[("cat", CAT)], None, 7, Image.new("L", (9, 9))])
+def test_what_is_no_support_set_is_told_what_is_one(client: Client, wrong: Any) -> None:
+    words = "is no support set: send a mapping of labels to images, or a folder or zip"
+    with pytest.raises(TypeError, match=words):
+        client.classify("mean", wrong, CAT)
 
 
 def test_images_that_are_not_there_are_told_before_anything_is_sent(tmp_path: Path) -> None:
     support, long = ROOT / "samples" / "support", "data:image/png;base64," + "aGVsbG8=" * 999
-    shut = io.BytesIO(CAT)
+    shut, odd = io.BytesIO(CAT), filled(tmp_path / "odd", {"a\udc80/1.png": CAT})
     shut.close()
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with Client("http://127.0.0.1:1") as client:
         ask = partial(client.ask, "set_x", "mean")
         for call, words in (
@@ -189,14 +216,15 @@ def test_images_that_are_not_there_are_told_before_anything_is_sent(tmp_path: Pa
             (lambda: ask(shut), "0.bin cannot be read: I/O operation on closed file"),
             (lambda: client.classify("mean", support, "nope.png"), "no such file: nope.png"),
             (lambda: client.create_set("nope"), "no such folder or zip: nope"),
-            (lambda: client.create_set({"cat": tmp_path}), f"{tmp_path} holds no images"),
+            (lambda: client.create_set({"cat": empty}), f"{empty} holds no images"),
             (lambda: client.create_set(""), "an empty path"),
             (lambda: client.create_set({}), "there are no classes"),
             (lambda: client.create_set({"cat": CAT, "dog": []}), "the class dog has no images"),
             (lambda: client.create_set(long), "cannot be read: File name too long"),
-            (lambda: client.add("set_x", tmp_path), "has no folders of images"),
+            (lambda: client.add("set_x", empty), "has no folders of images"),
             (lambda: client.add("set_x", {}), "there are no classes"),
             (lambda: client.add("set_x", {"a\udc80": CAT}), r"'a\udc80' cannot be sent"),
+            (lambda: client.add("set_x", odd), r"'a\udc80/' cannot be sent"),
         ):
             with pytest.raises(NotSent, match=re.escape(words)) as refused:
                 call()

@@ -295,7 +295,22 @@ def test_unknown_addresses_and_methods(client: TestClient) -> None:
     assert response.headers["allow"] == "POST"
     response = client.put("/v1/support-sets/set_0")
     assert_problem(response, 405, "method-not-allowed")
-    assert response.headers["allow"] == "DELETE, GET, PATCH"
+    assert response.headers["allow"] == "DELETE, GET, HEAD, PATCH"
+
+
+def test_a_slash_too_many_is_told_and_leads_nowhere(client: TestClient) -> None:
+    """A redirect would lose the prefix of a proxy, and send the body to whatever is there."""
+    for method, path in (
+        ("POST", "/v1/predictions/"),
+        ("GET", "/v1/models/mean/"),
+        ("GET", "/docs/"),
+    ):
+        response = client.request(method, path, follow_redirects=False)
+        detail = assert_problem(response, 404, "not-found")["detail"]
+        assert detail == "no such address; leave out the slash at its end"
+        assert "location" not in response.headers
+    document = assert_problem(client.get("/nothing/"), 404, "not-found")
+    assert "slash" not in str(document["detail"])
 
 
 def test_random_bytes_never_make_a_server_error(client: TestClient) -> None:

@@ -256,6 +256,29 @@ def test_faulty_fields_make_no_set(client: TestClient, fields: dict[str, object]
     assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
 
 
+def test_the_limits_that_are_told_are_those_that_hold(client: TestClient) -> None:
+    told = client.get("/v1/limits").json()
+    room = told["metadata_bytes"] - len('{"a": ""}')
+    for most, more in (
+        (
+            {"name": "x" * told["set_name_characters"]},
+            {"name": "x" * (told["set_name_characters"] + 1)},
+        ),
+        ({"ttl": told["ttl_s"]}, {"ttl": told["ttl_s"] + 1}),
+        (
+            {"metadata": json.dumps({"a": "x" * room})},
+            {"metadata": json.dumps({"a": "x" * (room + 1)})},
+        ),
+    ):
+        assert make_set(client, **most).status_code == 201
+        assert_problem(make_set(client, **more), 422, "invalid-request")
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for form in ("CreateSupportSetForm", "SupportSetPatch"):
+        fields = schemas[form]["properties"]
+        for field, limit in (("name", "200 "), ("metadata", "16384 "), ("ttl", "315360000;")):
+            assert limit in fields[field]["description"], (form, field)
+
+
 def test_misspelt_fields_are_named_and_make_no_set(client: TestClient, set_id: str) -> None:
     before = len(client.get(SETS, params={"limit": 100}).json()["support_sets"])
     files = [("image", ("a.png", encoded(noise(1))))]
@@ -272,6 +295,48 @@ def test_misspelt_fields_are_named_and_make_no_set(client: TestClient, set_id: s
         detail = assert_problem(refused, 422, "invalid-request")["detail"]
         assert detail.startswith(f"no such field: {named}")
     assert len(client.get(SETS, params={"limit": 100}).json()["support_sets"]) == before
+
+
+def test_misspelt_parameters_are_named(client: TestClient, set_id: str) -> None:
+    for path, there in (
+        (SETS, "limit, cursor"),
+        (f"{SETS}/{set_id}/examples", "limit, cursor"),
+        (f"{SETS}/{set_id}", "none"),
+        ("/v1/models", "none"),
+        ("/v1/models/mean", "none"),
+    ):
+        refused = client.get(path, params={"page_size": "1"})
+        detail = assert_problem(refused, 422, "invalid-request")["detail"]
+        assert detail == f"no such parameter: page_size; there are {there}"
+    twice = client.get(SETS, params={"limit": ["1", "2"]})
+    assert_problem(twice, 422, "invalid-request")
+
+
+def test_what_is_given_twice_is_named_where_one_is_taken(client: TestClient, set_id: str) -> None:
+    before = client.get(SETS, params={"limit": 100}).json()
+    archives = [("archive", (f"{i}.zip", zipped({f"a/{i}.png": QUERY[0]}))) for i in range(2)]
+    examples, file = f"{SETS}/{set_id}/examples", f"{SETS}/{set_id}/classifier.onnx"
+    query = [("query_images", ("q.png", QUERY[0]))]
+    for refused, (kind, named) in (
+        (client.post(SETS, files=archives), ("field", "archive")),
+        (client.post(examples, files=archives), ("field", "archive")),
+        (
+            client.post(SETS, data={"name": ["a", "a"], "ttl": ["60", "600"]}),
+            ("field", "name, ttl"),
+        ),
+        (
+            client.post(
+                f"{SETS}/{set_id}/predictions",
+                data={"model": ["mean", "mean"], "top_k": ["1", "2"]},
+                files=query,
+            ),
+            ("field", "model, top_k"),
+        ),
+        (client.get(file, params={"model": ["mean", "solver"]}), ("parameter", "model")),
+    ):
+        detail = assert_problem(refused, 422, "invalid-request")["detail"]
+        assert detail == f"{kind} given more than once: {named}; send one of it"
+    assert client.get(SETS, params={"limit": 100}).json() == before
 
 
 def test_names_are_data_and_never_statements_or_headers(client: TestClient) -> None:
@@ -357,6 +422,38 @@ def test_bodies_that_are_no_patch(client: TestClient, set_id: str, body: bytes) 
     )
     assert response.status_code in (400, 422), response.text
     assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/json"])
+def test_a_patch_that_is_no_json_says_what_to_send(
+    client: TestClient, set_id: str, kind: str | None
+) -> None:
+    headers = {"content-type": kind} if kind else {}
+    response = client.patch(f"{SETS}/{set_id}", content=b'{"name": "x"}', headers=headers)
+    document = assert_problem(response, 415, "not-json")
+    assert document["detail"] == "send a JSON object as application/json"
+    headers = {"content-type": "Application/JSON; charset=utf-8"}
+    response = client.patch(f"{SETS}/{set_id}", content=b"{}", headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "send a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b'{"name": "x",', "not JSON: Expecting property name enclosed in double quotes, "
+         "at character 13"),
+    ],
+)  # fmt: skip
+def test_a_patch_s_fault_is_told_in_words_and_by_its_place(
+    client: TestClient, set_id: str, body: bytes, told: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    response = client.patch(f"{SETS}/{set_id}", content=body, headers=headers)
+    document = assert_problem(response, 422, "invalid-request")
+    assert document["detail"] == f"body: {told}"
+    assert document["errors"] == [{"field": "body", "message": told}]
 
 
 def test_of_many_faults_the_first_ones_are_told(client: TestClient, set_id: str) -> None:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
-from models_zoo.cards import ENTRIES, list_cards, read_file
+from models_zoo.cards import ENTRIES, InputSpec, list_cards, read_file
 from models_zoo.preprocess import to_pixels
 from service.app import create_app
 from service.engine.episode import Answer
 from service.engine.onnx import OnnxRuntime
 from service.engine.stages import answers
 from service.settings import Settings
-from service.standalone import Facts, standalone
+from service.standalone import Facts, describe_input, standalone
 from tests.service.asking import SETS, ask_set, assert_problem, encoded, make_set, noise, task
 from tests.service.test_shipped_entries import episode
 
@@ -177,6 +180,124 @@ def test_the_file_of_other_graphs_and_labels(
     assert json.loads(metadata["labels"]) == ["b", "c'\"", "日本"]
     if own:
         assert json.loads(metadata["inner_lr"]) == [0.25, 0.25]
+
+
+class Reader:
+    """Does what `preprocessing` says, step by step, with Pillow and what a stranger knows."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.told = told
+        self.target = told["width"], told["height"]
+        self.resample = Image.Resampling[told["resampling"].partition(",")[0].upper()]
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        for step in self.told["order"]:
+            image = getattr(self, step)(image)
+        array = np.asarray(image)
+        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+    def orientation(self, image: Image.Image) -> Image.Image:
+        assert self.told["orientation"] == "upright, by EXIF"
+        return ImageOps.exif_transpose(image)
+
+    def depth(self, image: Image.Image) -> Image.Image:
+        if image.mode not in ("I;16", "F"):
+            return image
+        rule = self.told["depth"]
+        assert rule.startswith("grey of more than 8 bits: value * 255 / top, rounded, ")
+        values = np.asarray(image, np.float64)
+        tops = re.findall(r"1 of floats" if image.mode == "F" else r"\d{3,}", rule)[-3:]
+        largest = values.max()
+        top = next((t for t in (float(t.split()[0]) for t in tops) if largest <= t), largest)
+        return Image.fromarray((values * 255 / top).round().clip(0, 255).astype(np.uint8))
+
+    def transparency(self, image: Image.Image) -> Image.Image:
+        colour = self.told["transparency"].removeprefix("on ")
+        if not image.has_transparency_data:
+            return image
+        ground = Image.new("RGBA", image.size, colour)
+        return Image.alpha_composite(ground, image.convert("RGBA"))
+
+    def color(self, image: Image.Image) -> Image.Image:
+        grey = self.told["color"] == "grey, 0.299 R + 0.587 G + 0.114 B"
+        assert grey or self.told["color"] == "RGB"
+        return image.convert("L" if grey else "RGB")
+
+    def size(self, image: Image.Image) -> Image.Image:
+        width, height = self.target
+        if self.told["fit"] == "stretch":
+            return image.resize(self.target, self.resample)
+        if self.told["fit"] == "pad":
+            colour, place = self.told["padding"].split(", ")
+            assert place == "the image in the middle"
+            scale = min(width / image.width, height / image.height)
+            inner = image.resize(
+                (round(image.width * scale), round(image.height * scale)), self.resample
+            )
+            ground = Image.new(image.mode, self.target, colour)
+            ground.paste(
+                inner, (round((width - inner.width) / 2), round((height - inner.height) / 2))
+            )
+            return ground
+        if self.told["resize"] is None:
+            scale = min(image.width / width, image.height / height)
+            left, upper = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+            box = (left, upper, left + width * scale, upper + height * scale)
+            return image.resize(self.target, self.resample, box=box)
+        scale = self.told["resize"] / min(image.size)
+        image = image.resize((int(image.width * scale), int(image.height * scale)), self.resample)
+        left, upper = round((image.width - width) / 2), round((image.height - height) / 2)
+        return image.crop((left, upper, left + width, upper + height))
+
+    def inversion(self, image: Image.Image) -> Image.Image:
+        assert self.told["inversion"] == "255 - value, of the padding too"
+        return ImageOps.invert(image)
+
+
+def odd_pictures() -> list[bytes]:
+    """None as high as wide: in colour, turned by its EXIF, of 12 and 16 bits, half transparent."""
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    coloured = Image.fromarray(noise(1, (40, 61, 3)))
+    deep = [
+        Image.fromarray(np.linspace(0, top, 50 * 33).reshape(33, 50).astype(np.uint16))
+        for top in (3000, 60_000)
+    ]
+    clear = Image.fromarray(noise(2, (71, 30, 4)))
+    photo = encoded(coloured, "JPEG", exif=turned)
+    return [encoded(coloured), photo, *map(encoded, deep), encoded(clear)]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"channels": 1, "fit": "pad", "invert": True},
+        {"channels": 3, "fit": "pad"},
+        {"channels": 3, "fit": "crop"},
+        {"channels": 1, "fit": "stretch", "invert": True},
+        {"channels": 3, "fit": "crop", "resize": 32, "resample": "bicubic"},
+    ],
+)
+def test_whoever_does_what_preprocessing_says_has_the_very_pixels(spec: dict[str, Any]) -> None:
+    wanted = InputSpec.model_validate({"height": 28, "width": 24} | spec)
+    reader = Reader(json.loads(json.dumps(describe_input(wanted))))
+    for data in odd_pictures():
+        with Image.open(io.BytesIO(data)) as one, Image.open(io.BytesIO(data)) as same:
+            np.testing.assert_array_equal(reader.pixels(one), to_pixels(same, wanted))
+
+
+def test_whoever_does_what_preprocessing_says_has_the_very_answers(
+    shipped: TestClient, sample_set: str, tmp_path: Path
+) -> None:
+    asked = {"model": "prototypical-omniglot"}
+    file = shipped.get(f"{SETS}/{sample_set}/classifier.onnx", params=asked).content
+    told = {each.key: each.value for each in onnx.load_model_from_string(file).metadata_props}
+    reader = Reader(json.loads(told["preprocessing"]))
+    queries = odd_pictures()
+    pixels = [reader.pixels(Image.open(io.BytesIO(data))) for data in queries]
+    found, _ = bare(tmp_path, file, np.stack(pixels))
+    wanted = answered(shipped, sample_set, queries, **asked)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
 
 # Tasks of few classes are never padded to more, so MAML's five are out.

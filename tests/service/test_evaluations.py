@@ -304,6 +304,13 @@ def test_wilsons_interval() -> None:
                 assert off == pytest.approx(1.96, abs=1e-4)
 
 
+def test_an_interval_holds_the_share_that_was_observed() -> None:
+    for count in range(1, 31):
+        for correct in (0, count // 2, count):
+            found = share(correct, count)
+            assert 0 <= found.low <= found.value <= found.high <= 1
+
+
 def test_advice_names_the_best_model_and_the_worst_class(cards: list[Card]) -> None:
     truth = "aaaabbbbcccc"
     best = Judgement(cards[0], verdicts("aaaabbbcbbcc", truth))

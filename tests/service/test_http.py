@@ -468,13 +468,22 @@ def test_a_dead_worker_is_told(zoo: Path) -> None:
 
 
 def test_answers_too_large_are_refused(zoo: Path) -> None:
-    for mode, limit in (("overlay", {"max_overlays": 5}), ("maps", {"max_map_values": 100})):
+    """With advice that helps: fewer queries are none where there is one."""
+    query = [encoded(noise(1))]
+    for mode, limit, advice in (
+        ("overlay", {"max_overlays": 5}, "Ask with fewer examples or attention=maps"),
+        ("overlay", {"max_overlays": 5, "max_map_values": 100}, "Ask with fewer examples"),
+        ("maps", {"max_map_values": 100}, "Ask with fewer examples"),
+        ("overlay", {"max_overlays": 14}, "Send fewer queries at a time"),
+    ):
         settings = Settings(zoo=zoo, device="cpu", **limit)
         with TestClient(create_app(settings)) as client:
-            query = [encoded(noise(1))]
-            response = ask(client, task(), query, model="attentive", attention=mode)
-            assert_problem(response, 422, "answer-too-large")
+            asked = query * 2 if advice.startswith("Send") else query
+            response = ask(client, task(), asked, model="attentive", attention=mode)
+            detail = str(assert_problem(response, 422, "answer-too-large")["detail"])
+            assert detail.endswith(f"are given. {advice}")
             assert ask(client, task(), query, model="attentive").status_code == 200
+            assert ask(client, task(), asked, model="attentive").status_code == 200
 
 
 @pytest.mark.parametrize("mode", list(AttentionMode))
@@ -483,7 +492,7 @@ def test_weights_of_examples_count_in_every_answer_that_has_them(
 ) -> None:
     weights = np.zeros((2, 3, 4), np.float32)  # layers x queries x examples: 24, as five each
     answer = SimpleNamespace(attention=SimpleNamespace(task=weights, query=None, support=None))
-    outcome = cast(Outcome, SimpleNamespace(answer=answer))
+    outcome = cast(Outcome, SimpleNamespace(answer=answer, queries=[None] * 3))
     check_size(outcome, mode, settings.model_copy(update={"max_map_values": 120}))
     if mode is not AttentionMode.none:
         with pytest.raises(AnswerTooLarge, match="120 numbers; at most 119"):
@@ -502,8 +511,3 @@ def test_settings_come_from_the_environment_and_unsafe_ones_are_refused(
         Settings()
     undocumented = [n for n, f in Settings.model_fields.items() if len(f.description or "") < 40]
     assert undocumented == []
-
-
-@pytest.mark.parametrize("path", ["/livez", "/readyz"])
-def test_probes_may_be_asked_by_head(client: TestClient, path: str) -> None:
-    assert client.head(path).status_code == client.get(path).status_code == 200

@@ -80,8 +80,9 @@ def test_without_any_key_the_service_is_open_and_with_the_first_it_closes(
     ):
         assert_problem(response, 401, "unauthenticated")
         assert response.headers["www-authenticate"].startswith("Bearer")
+    assert client.head(SETS).status_code == 401
     for path in ("/livez", "/readyz", "/v1/limits", "/docs", "/openapi.json", "/"):
-        assert client.get(path).status_code == 200
+        assert client.get(path).status_code == client.head(path).status_code == 200
     # What was made by nobody belongs to nobody.
     assert_problem(
         client.get(f"{SETS}/{open_set}", headers=bearer(token)), 404, "unknown-support-set"
@@ -124,6 +125,7 @@ def test_a_scope_allows_what_it_says_and_no_more(
     for name, writes in (("read", False), ("write", True), ("admin", True)):
         head = bearer(tokens[name])
         assert client.get("/v1/models", headers=head).status_code == 200
+        assert client.head("/v1/models", headers=head).status_code == 200
         assert client.get(SETS, headers=head).status_code == 200
         made = make_set(client, some(), head)
         if writes:

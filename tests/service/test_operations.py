@@ -58,6 +58,7 @@ def test_requests_are_counted_by_template_and_metrics_do_not_count_themselves(
         client.get("/nowhere/7")
         client.get("/nowhere/8")
         client.request("BREW", "/livez")
+        client.head("/docs")  # documented nowhere
         client.get("/metrics")
         answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -67,9 +68,10 @@ def test_requests_are_counted_by_template_and_metrics_do_not_count_themselves(
     assert value(text, total, route="/v2/models/{model_name}/ready", status="200") == 1
     assert value(text, total, route="none", status="404") == 2
     assert value(text, total, method="other", status="405") == 1
-    assert value(text, total) == 7
+    assert value(text, total, route="/docs", method="HEAD", status="200") == 1
+    assert value(text, total) == 8
     count = "fewshot_http_request_duration_seconds_count"
-    assert value(text, count) == 7
+    assert value(text, count) == 8
     assert value(text, "fewshot_http_requests_in_progress") == 0
     assert value(text, "fewshot_build_info") == 1
     assert "no-such" not in text

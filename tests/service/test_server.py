@@ -30,7 +30,7 @@ from service.settings import Settings
 from service.store.database import Database
 from service.store.keys import Keys
 from service.store.keys import Scope as KeyScope
-from tests.service.asking import assert_problem
+from tests.service.asking import assert_problem, encoded, noise
 from tests.service.postgres import Postgres
 from tests.service.process import PATIENCE, ROOT, serving
 
@@ -48,6 +48,48 @@ def test_the_printed_example_works_when_pasted(server: tuple[str, str]) -> None:
     command = welcome[welcome.index("curl") :].split("\n\n")[0]
     done = subprocess.run(["bash", "-c", command], cwd="/", capture_output=True, text=True)
     assert '"classes":["cross","hook","loop"]' in done.stdout, done.stderr
+
+
+def test_the_document_s_examples_ask_the_port_that_was_found(server: tuple[str, str]) -> None:
+    _, base = server
+    document = httpx.get(f"{base}openapi.json").text
+    assert f"curl {base}v1/predictions" in document
+    assert ":8000" not in document
+
+
+def test_head_is_answered_wherever_get_is(server: tuple[str, str]) -> None:
+    """As GET is, and nothing comes between it and the next answer on the connection."""
+    _, base = server
+    ids: list[str] = []
+    for label in ("cat", "dog"):
+        files = [("images", (f"{label}.png", encoded(noise(len(ids)))))]
+        to = f"v1/support-sets/{ids[0]}/examples" if ids else "v1/support-sets"
+        added = httpx.post(base + to, data={"labels": label}, files=files).json()
+        ids += [added["support_set"]["id"], added["results"][0]["example"]["id"]]
+    values = {"set_id": ids[0], "example_id": ids[1], "model_id": "mean", "model_name": "mean"}
+    values |= {"model_version": "1"}
+    documented = httpx.get(base + "openapi.json").json()["paths"]
+    paths = [path.format(**values) for path, methods in documented.items() if "get" in methods]
+    assert len(paths) > 15
+    assert not any("head" in methods for methods in documented.values())
+    host, port = base.removeprefix("http://").rstrip("/").split(":")
+    with closing(HTTPConnection(host, int(port), timeout=PATIENCE)) as connection:
+        for path in [*paths, "/", "/docs", "/openapi.json", "/static/style.css", "/v1/models/none"]:
+            address = f"{path}?model=mean" if path.endswith(".onnx") else path
+            found = []
+            for method in ("GET", "HEAD"):
+                connection.request(method, address)
+                answer = connection.getresponse()
+                passing = {"date", "x-request-id"} | (
+                    {"content-length"} if path == "/metrics" else set()
+                )
+                kept = {k: v for k, v in answer.getheaders() if k.lower() not in passing}
+                found.append((answer.status, kept))
+                assert bool(answer.read()) is (method == "GET"), path
+            assert found[0] == found[1], path
+        connection.request("HEAD", "/v1/predictions")
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("allow")) == (405, "POST")
 
 
 def test_a_connection_outlives_a_pause(server: tuple[str, str]) -> None:

@@ -22,7 +22,14 @@ def test_it_answers_as_sending_the_images_would(client: TestClient, model: str) 
 
 
 def test_a_set_that_a_model_does_not_take_is_told_when_asked(client: TestClient) -> None:
-    assert_problem(ask_set(client, made(client, []), QUERIES), 422, "no-support")
+    empty = made(client, [])
+    for response in (
+        ask_set(client, empty, QUERIES),
+        client.get(f"{SETS}/{empty}/classifier.onnx", params={"model": "mean"}),
+    ):
+        document = assert_problem(response, 422, "no-support")
+        assert document["detail"] == "the support set has no examples; add some"
+    assert_problem(ask_set(client, empty, QUERIES, model="none"), 404, "unknown-model")
     assert_problem(ask_set(client, made(client, task("a")), QUERIES), 422, "one-class")
     many = made(client, task("abcdefg", 1))
     assert_problem(ask_set(client, many, QUERIES), 422, "too-many-classes")

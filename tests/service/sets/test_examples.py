@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.service.asking import (
     SETS,
+    URN,
     add,
     ask,
     ask_set,
@@ -61,7 +62,7 @@ def test_one_bad_file_does_not_sink_the_others(client: TestClient) -> None:
     assert results[1]["problem"]["type"] == "urn:fewshot:problem:not-an-image"
     assert results[1]["problem"]["file"] == {"field": "images", "index": 1, "name": "1.png"}
     assert results[4]["problem"]["type"] == "urn:fewshot:problem:empty-file"
-    assert results[3]["example"] == results[0]["example"]  # under its first label
+    assert results[3]["example"] == results[0]["example"]
 
     set_id = response.json()["support_set"]["id"]
     again = add(client, set_id, [("a", good[0]), ("z", good[1])])
@@ -70,6 +71,33 @@ def test_one_bad_file_does_not_sink_the_others(client: TestClient) -> None:
     document = assert_problem(add(client, set_id, [("a", b"x"), ("a", b"")]), 422, "nothing-added")
     assert [one["file"]["index"] for one in document["rejected"]] == [0, 1]
     assert client.get(f"{SETS}/{set_id}").json()["revision"] == 1
+
+
+def test_an_image_that_is_there_under_another_label_is_told(client: TestClient) -> None:
+    one, other = encoded(noise(0)), encoded(noise(1))
+    response = make_set(client, [("cat", one), ("dog", one), ("cat", one)])
+    assert response.status_code == 201
+    set_id, results = response.json()["support_set"]["id"], response.json()["results"]
+    kept = results[0]["example"]
+    assert [r["status"] for r in results] == ["created", "duplicate", "duplicate"]
+    assert [r["example"] for r in results] == [kept] * 3
+    assert [r["problem"] is None for r in results] == [True, False, True]
+
+    answer = add(client, set_id, [("dog", one)])
+    assert answer.status_code == 200
+    [result] = answer.json()["results"]
+    problem = result["problem"]
+    assert (problem["type"], problem["status"]) == (URN + "labelled-otherwise", 409)
+    assert problem["file"] == {"field": "images", "index": 0, "name": "0.png"}
+    assert "already as 'cat'" in problem["detail"]
+
+    # It tells what to do.
+    assert f"delete {kept['id']} first" in problem["detail"]
+    client.delete(f"{SETS}/{set_id}/examples/{kept['id']}")
+    answer = add(client, set_id, [("dog", one), ("cat", other)])
+    assert [r["problem"] for r in answer.json()["results"]] == [None, None]
+    classes = answer.json()["support_set"]["classes"]
+    assert [each["label"] for each in classes] == ["cat", "dog"]
 
 
 def test_a_set_of_bad_files_alone_is_not_made(client: TestClient) -> None:

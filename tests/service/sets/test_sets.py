@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx
 from fastapi.testclient import TestClient
 
 from service.app import create_app
@@ -146,16 +147,25 @@ def test_if_match_guards_every_edit(client: TestClient) -> None:
     set_id = made(client)
     path = f"{SETS}/{set_id}"
     example = client.get(f"{path}/examples").json()["examples"][0]["id"]
-    for tag in ('"2"', 'W/"1"', "1", "nonsense", '"99999999999999999999"', '"2", "3"', ""):
-        for response in (
+
+    def edits(tag: str) -> list[httpx.Response]:
+        return [
             client.patch(path, json={"name": "x"}, headers={"if-match": tag}),
             client.delete(path, headers={"if-match": tag}),
             client.delete(f"{path}/examples/{example}", headers={"if-match": tag}),
             add(client, set_id, [("q", QUERIES[0])], {"if-match": tag}),
-        ):
+        ]
+
+    for tag in ('"2"', '"x"', '""', '"99999999999999999999"', '"2", "3"', '"2", W/"1"'):
+        for response in edits(tag):
             document = assert_problem(response, 412, "revision-mismatch")
             assert document["revision"] == 1
             assert response.headers["etag"] == '"1"'
+    # To read again would not help.
+    for tag in ('W/"1"', "1", "nonsense", "", '"', '1, W/"1"'):
+        for response in edits(tag):
+            detail = assert_problem(response, 412, "revision-mismatch")["detail"]
+            assert str(detail).startswith("If-Match: send the ETag with its quotes")
     assert add(client, set_id, [("q", QUERIES[0])], {"if-match": '"1"'}).status_code == 201
     assert client.patch(path, json={}, headers={"if-match": '"1", "2"'}).status_code == 200
     assert client.delete(path, headers={"if-match": "*"}).status_code == 204
