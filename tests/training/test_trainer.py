@@ -171,6 +171,20 @@ def test_validation_is_of_validation_classes_at_the_recipe_s_steps(
     assert {"train/accuracy", "train/loss"} <= set(curves.Tags()["scalars"])
 
 
+def test_a_stop_after_a_regular_validation_logs_no_accuracy_it_did_not_measure(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at 2, where it is measured, and at 6; the regular one is at 4."""
+    shown: list[tuple[int, dict[str, float]]] = []
+    bar = nullcontext(lambda step, facts: shown.append((step, facts)))
+    monkeypatch.setattr(trainer, "bar", lambda *_: bar)
+    for until in (2, 6):
+        train(recipe(), tmp_path, root=made_data, until=until, quiet=True)
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in curves.Scalars("val/accuracy")] == [2, 4]
+    assert [(step, list(facts)) for step, facts in shown] == [(2, ["val"]), (4, ["val"]), (6, [])]
+
+
 def test_every_step_has_the_rate_of_the_schedule(
     made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
