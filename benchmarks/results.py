@@ -76,6 +76,8 @@ FLOORS: dict[str, dict[Task, float]] = {
     "stanet-cifar100": {(5, 1): 60, (5, 5): 75},
 }
 COLUMNS: tuple[Task, ...] = ((5, 1), (5, 5), (20, 1))
+#: Of each class, as the pages say of all rows but those that tell another number.
+QUERIES = 15
 
 
 def task_key(row: Accuracy) -> Task:
@@ -89,7 +91,7 @@ def readme(cards: Iterable[Card]) -> str:
     lines = []
     for card in cards:
         rows = [row for row in card.accuracy if row.standard]
-        found = {task_key(row): score(row) for row in rows}
+        found = {task_key(row): score(row) + unusual(row) for row in rows}
         if rows:
             cells = (found.get(task, "") for task in COLUMNS)
             lines.append((f"`{card.id}`", classes_of(rows[0]), *cells))
@@ -150,7 +152,12 @@ def classes_of(row: Accuracy) -> str:
 def task_of(row: Accuracy) -> str:
     if row.presentation is not None:
         return f"{row.way}-way, presentation {row.presentation} of {row.shot}"
-    return f"{row.way}-way {row.shot}-shot"
+    return f"{row.way}-way {row.shot}-shot{unusual(row)}"
+
+
+def unusual(row: Accuracy) -> str:
+    """How many queries of each class were asked, if not as many as of all others."""
+    return "" if row.queries_per_class == QUERIES else f", {row.queries_per_class} queries"
 
 
 def score(row: Accuracy) -> str:

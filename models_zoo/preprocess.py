@@ -32,7 +32,7 @@ def flatten(image: Image.Image) -> Image.Image:
     """Any decoded Pillow image -> mode "L" or "RGB": upright, 8 bits, opaque on white."""
     with suppress(Exception):  # broken orientation data must not spoil a readable image
         # `ImageOps.exif_transpose` would also write all other EXIF data anew.
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         if turn is not None:
             image = image.transpose(turn)
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"):

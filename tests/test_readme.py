@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import pages
-from models_zoo.cards import ENTRIES
+from benchmarks.results import beside_papers, pages, readme, score
+from models_zoo.cards import ENTRIES, find_card
 from tests.service.process import serving
 from training.recipe import load_recipe
 
@@ -38,6 +38,15 @@ def test_its_tables_and_those_of_the_results_are_what_the_cards_say(page: str) -
     assert table.count("\n") >= 3
     text = README if page == "readme" else (ROOT / f"docs/results/{page}.md").read_text("utf-8")
     assert f"\n{table}\n" in text, f"paste what `python -m benchmarks.results {page}` prints"
+
+
+def test_an_accuracy_over_another_number_of_queries_says_so() -> None:
+    card = find_card("prototypical-omniglot", ENTRIES)
+    for queries, told in ((15, " |"), (5, ", 5 queries |")):
+        row = card.accuracy[0].model_copy(update={"queries_per_class": queries})
+        changed = card.model_copy(update={"accuracy": (row,)})
+        assert f"{score(row)}{told}" in readme([changed])
+        assert f"5-way 1-shot{told}" in beside_papers([changed])
 
 
 def test_its_curl_commands_answer_what_it_says(tmp_path: Path) -> None:

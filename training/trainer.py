@@ -112,15 +112,16 @@ class Run:
         self.best = Best()
         self.history = History()
 
-    def validate(self, extra: bool = False) -> float:
+    def validate(self, extra: bool = False) -> float | None:
         """Accuracy on validation classes, always of the same tasks; keeps the best weights, or the
         last where these classes are trained on.
 
         An `extra` validation, where a run is cut short between two regular ones, counts only until
-        a regular one: else a run taken up again might keep other weights than one in one go.
+        a regular one: else a run taken up again might keep other weights than one in one go. From
+        then on nothing is measured there, and the answer is None.
         """
         if extra and self.best.step and not self.best.extra:
-            return self.best.accuracy
+            return None
         config, adaptation = self.recipe.validation, self.recipe.entry.adaptation
         self.validation.generator.manual_seed(VALIDATION_SEED)
         learner = self.averaged() or self.learner
@@ -269,10 +270,11 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
             tick(run.step, scalars)
         if wanted:
             accuracy = run.validate(extra=not regular)
-            board.add_scalar("val/accuracy", accuracy, run.step)
-            if regular:
-                run.history.add(run.step, "validation", torch.tensor(accuracy))
-            tick(run.step, {"val": accuracy})
+            if accuracy is not None:
+                board.add_scalar("val/accuracy", accuracy, run.step)
+                if regular:
+                    run.history.add(run.step, "validation", torch.tensor(accuracy))
+            tick(run.step, {} if accuracy is None else {"val": accuracy})
         run.seconds += time.perf_counter() - started
         if run.step % recipe.checkpoint_every == 0 or run.step == until:
             save(run)

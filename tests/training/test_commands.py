@@ -227,6 +227,22 @@ def test_evaluate_measures_test_classes_and_records_the_row(
     assert [(a.way, a.shot) for a in rows] == [(2, 1), (3, 2)]
 
 
+def test_evaluate_counts_turned_classes_as_it_is_told(made: Path, made_data: Path) -> None:
+    learner, data = load_learner_of(made, ENTRY), recipe().data
+    store = load_test(data.dataset, data.split, data.input, made_data)
+    given = ["--way", 3, "--tasks", 20, "--queries", 3, "--zoo", made / "zoo", "--data", made_data]
+    means = []
+    for rotations in ("none", "classes"):
+        done = fewshot("evaluate", ENTRY, *given, "--rotations", rotations, "--json")
+        row = json.loads(done.stdout)
+        sampler = EpisodeSampler(store, rotations=rotations)
+        expected = measure(learner, sampler, tasks=20, way=3, shot=1, queries=3)
+        assert row["rotations"] == rotations
+        assert row["mean"] == pytest.approx(expected.mean, abs=1e-5)
+        means.append(row["mean"])
+    assert means[0] != means[1]
+
+
 def test_a_folder_of_other_classes_is_not_tested_on(
     made: Path, made_data: Path, tmp_path: Path
 ) -> None:

@@ -17,18 +17,20 @@ ROWS = [
     for row in load_card(path.parent).accuracy
     if (row.way, row.shot) == (5, 1)
 ]
-TASKS, QUERIES = 60, 5
+TASKS = 60
 
 
 @pytest.mark.parametrize(
     ("entry", "row"), ROWS, ids=[f"{entry}-{row.rotations}" for entry, row in ROWS]
 )
 def test_sixty_tasks_agree_with_the_card(entry: str, row: Accuracy) -> None:
+    """Other tasks than the card's, asked as many queries. It tells a damaged model; of the two
+    protocols, a point apart, test_commands.py tells which is asked."""
     root = real_root(row.dataset)
     options = {
         "--way": row.way,
         "--shot": row.shot,
-        "--queries": QUERIES,
+        "--queries": row.queries_per_class,
         "--tasks": TASKS,
         "--rotations": row.rotations,
         "--seed": 1,
@@ -40,6 +42,6 @@ def test_sixty_tasks_agree_with_the_card(entry: str, row: Accuracy) -> None:
     done = CliRunner().invoke(app, ["evaluate", entry, "--json", *given])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    # The card's interval is of 1,000 tasks of 15 queries; four standard errors of 60 of 5.
-    spread = row.ci95 / 1.96 * (row.tasks / TASKS) ** 0.5 * (row.queries_per_class / QUERIES) ** 0.5
-    assert abs(found["mean"] - row.mean) < 4 * spread + 0.005
+    # Both are means of tasks: the card's standard error, and what it is for as few as these.
+    error = row.ci95 / 1.96 * (1 + row.tasks / TASKS) ** 0.5
+    assert abs(found["mean"] - row.mean) < 3 * error

@@ -112,6 +112,78 @@ def test_a_run_keeps_the_learner_s_weights_in_float32(
     assert {v.dtype for v in weights.values()} <= {torch.float32, torch.int64}
 
 
+def test_what_a_run_trains_on_is_multiplied_in_the_recipe_s_precision(
+    made_data: Path, tmp_path: Path
+) -> None:
+    """Batch norm's statistics under mean weights, too."""
+
+    def products(precision: str) -> set[torch.dtype]:
+        found = set()
+
+        def look(module: torch.nn.Module, _: Any, output: Any) -> None:
+            if isinstance(module, torch.nn.Conv2d) and module.training:
+                found.add(output.dtype)
+
+        optimizer = {"name": "adam", "lr": 1e-3, "average": {"steps": 2}}
+        wanted = recipe(precision=precision, steps=4, optimizer=optimizer)
+        hook = torch.nn.modules.module.register_module_forward_hook(look)
+        try:
+            train(wanted, tmp_path / precision, root=made_data, quiet=True)
+        finally:
+            hook.remove()
+        return found
+
+    assert products("float32") == {torch.float32}
+    assert products("bfloat16") == {torch.bfloat16}
+
+
+def run_of(data: dict[str, Any], root: Path, out: Path, **validation: Any) -> trainer.Run:
+    """A run before its first step, with changes to its recipe's sections of these names."""
+    wanted = recipe()
+    changes = {"data": data, "validation": validation}
+    sections = {name: getattr(wanted, name).model_copy(update=changes[name]) for name in changes}
+    wanted = wanted.model_copy(update=sections)
+    return trainer.Run(wanted, out, load_splits(wanted.data, root), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("rotations", "versions"), [("none", 1), ("classes", 4), ("mirrored", 8), ("per_class", 4)]
+)
+def test_a_run_trains_on_the_turned_classes_of_its_recipe(
+    rotations: str, versions: int, made_data: Path, tmp_path: Path, store: PackedStore
+) -> None:
+    run = run_of({"rotations": rotations}, made_data, tmp_path)
+    assert run.sampler.class_count == versions * len(store.classes)
+    assert run.sampler.rotations == rotations
+    assert run.sampler.weights is None
+
+
+@pytest.mark.parametrize(("rotations", "versions"), [("none", 1), ("classes", 4)])
+def test_a_run_is_validated_with_the_turned_classes_of_its_recipe(
+    rotations: str, versions: int, made_data: Path, tmp_path: Path
+) -> None:
+    upright = load_splits(recipe().data, made_data)["val"]
+    run = run_of({}, made_data, tmp_path, rotations=rotations)
+    assert run.validation.class_count == versions * len(upright.classes)
+
+
+def test_a_run_draws_as_many_turned_classes_as_its_recipe_says(
+    made_data: Path, tmp_path: Path, store: PackedStore
+) -> None:
+    run = run_of({"rotations": "classes", "turned": 0.1}, made_data, tmp_path)
+    drawn = run.sampler.sample(400, 1, 1, 1).query_classes
+    share = float((drawn >= len(store.classes)).double().mean())
+    assert share == pytest.approx(0.1, abs=0.05)  # 0.75 where all are drawn alike
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip", "affine"])
+def test_a_run_changes_the_images_it_trains_on_as_its_recipe_says(
+    augment: str, made_data: Path, tmp_path: Path
+) -> None:
+    run = run_of({"augment": augment}, made_data, tmp_path)
+    assert (run.sampler.augment, run.validation.augment) == (augment, "none")
+
+
 def test_training_learns_to_tell_classes_it_never_saw(made_data: Path, tmp_path: Path) -> None:
     run = train(recipe(steps=24), tmp_path, root=made_data, quiet=True)
     assert run.best.accuracy > 0.6  # one in three by chance
@@ -169,6 +241,20 @@ def test_validation_is_of_validation_classes_at_the_recipe_s_steps(
     assert [e.step for e in curves.Scalars("val/accuracy")] == [4, 8, 12]
     assert [e.step for e in curves.Scalars("train/loss")] == [5, 10]
     assert {"train/accuracy", "train/loss"} <= set(curves.Tags()["scalars"])
+
+
+def test_a_stop_after_a_regular_validation_logs_no_accuracy_it_did_not_measure(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at 2, where it is measured, and at 6; the regular one is at 4."""
+    shown: list[tuple[int, dict[str, float]]] = []
+    bar = nullcontext(lambda step, facts: shown.append((step, facts)))
+    monkeypatch.setattr(trainer, "bar", lambda *_: bar)
+    for until in (2, 6):
+        train(recipe(), tmp_path, root=made_data, until=until, quiet=True)
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in curves.Scalars("val/accuracy")] == [2, 4]
+    assert [(step, list(facts)) for step, facts in shown] == [(2, ["val"]), (4, ["val"]), (6, [])]
 
 
 def test_every_step_has_the_rate_of_the_schedule(
