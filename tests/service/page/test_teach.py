@@ -19,6 +19,7 @@ from tests.service.page.visiting import (
     card,
     give,
     images,
+    load_sample,
     opened,
     rename,
     ring,
@@ -251,3 +252,20 @@ def test_taught_and_asked_by_a_camera(page: Any, service: Service) -> None:
     )  # live: the made-up camera's picture moves
     shot(page, "ask-camera", full=True)
     page.locator("#ask-camera").click()
+
+
+def test_the_sample_keeps_its_queries_whatever_it_is_called(page: Any, service: Service) -> None:
+    load_sample(page)
+    page.locator("#set-name").fill("Mine")
+    for act in (
+        lambda: page.locator("#set-name").press("Enter"),
+        lambda: page.locator("#add-class").click(),  # which writes the metadata anew
+    ):
+        with page.expect_response(lambda answer: answer.request.method == "PATCH"):
+            act()
+    page.reload()
+    wait_count(page.locator("#classes > li"), 4)
+    page.get_by_role("button", name="Ask about the sample drawing loop").click()
+    wait_best(page, "loop")
+    page.locator("#new-set").click()
+    page.locator("#samples").wait_for(state="hidden")
