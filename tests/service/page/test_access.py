@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from tests.service.browser import Service, shot
-from tests.service.page.visiting import card, give, load_sample, opened, until
+from tests.service.page.visiting import (
+    QUERIES,
+    ask_file,
+    card,
+    give,
+    load_sample,
+    opened,
+    until,
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -96,3 +104,32 @@ def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page: Any) -> N
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id"))
     assert {"sample", "add-class", "model", "ask-draw", "layer", "measure", "take-onnx"} <= reached
+
+
+def test_every_answer_is_spoken_and_every_fault(page: Any) -> None:
+    load_sample(page)
+    page.evaluate(
+        """() => {
+          window.heard = [];
+          const place = document.getElementById("spoken");
+          new MutationObserver(() => place.textContent && heard.push(place.textContent))
+            .observe(place, { childList: true });
+        }"""
+    )
+
+    def answer(route: Any) -> None:
+        route.fulfill(json=route.fetch().json() | {"predictions": same["predictions"]})
+
+    with page.expect_response("**/predictions") as answered:
+        ask_file(page, QUERIES["cross"])
+    same = answered.value.json()
+    until(page, "heard.length === 1")
+    page.route("**/predictions", answer)
+    ask_file(page, QUERIES["loop"])
+    until(page, "heard.length === 2")
+    assert page.evaluate("heard[0] === heard[1]")
+    problem = {"status": 422, "title": "Too many classes", "detail": "it takes 2"}
+    page.unroute("**/predictions")
+    page.route("**/predictions", lambda route: route.fulfill(status=422, json=problem))
+    ask_file(page, QUERIES["hook"])
+    until(page, "heard.at(-1) === 'Too many classes: it takes 2'")
