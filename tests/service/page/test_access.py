@@ -15,7 +15,9 @@ from tests.service.page.visiting import (
     give,
     load_sample,
     opened,
+    rename,
     until,
+    wait_count,
 )
 
 
@@ -133,3 +135,37 @@ def test_every_answer_is_spoken_and_every_fault(page: Any) -> None:
     page.route("**/predictions", lambda route: route.fulfill(status=422, json=problem))
     ask_file(page, QUERIES["hook"])
     until(page, "heard.at(-1) === 'Too many classes: it takes 2'")
+
+
+def test_the_controls_of_a_class_say_which_it_is(page: Any) -> None:
+    load_sample(page)
+    names = """() => [...document.querySelectorAll("#classes :is(input.name, .sources button)")]
+      .map((one) => one.getAttribute("aria-label"))"""
+    said = page.evaluate(names)
+    assert said[:4] == ["Name of class 1", "Files for cross", "Draw for cross", "Camera for cross"]
+    assert len(set(said)) == len(said) == 12
+    rename(page, "cross", "plus")
+    assert page.evaluate(names)[1] == "Files for plus"
+
+
+def test_a_name_that_was_refused_stays_as_long_as_its_fault(page: Any) -> None:
+    load_sample(page)
+    name, fault = (card(page, "cross").locator(each) for each in (".name", ".head + .fault"))
+    for fate in ("another", "gone"):
+        name.fill("hook")
+        name.press("Enter")
+        fault.wait_for()
+        page.locator("#add-class").click()
+        page.locator("#ask-files").focus()
+        wait_count(page.locator("#classes > li"), 4 if fate == "another" else 5)
+        assert fault.is_visible()
+        assert name.input_value() == "hook"
+        assert name.get_attribute("aria-invalid") == "true"
+        if fate == "another":
+            name.fill("cross")
+            name.press("Enter")
+        else:
+            rename(page, "hook", "haken")
+        fault.wait_for(state="hidden")
+        assert name.input_value() == "cross"
+        assert name.get_attribute("aria-invalid") == "false"

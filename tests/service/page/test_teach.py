@@ -62,6 +62,7 @@ def test_taught_by_files_then_asked_renamed_deleted_and_found_again(
     fault.wait_for()
     assert "already" in fault.inner_text()
     card(page, "cross").locator(".name").press("Escape")
+    fault.wait_for(state="hidden")
 
     thumbs(page, "loop").first.hover()
     card(page, "loop").get_by_role("button", name="Delete example 1 of loop").click()
