@@ -169,3 +169,15 @@ def test_a_name_that_was_refused_stays_as_long_as_its_fault(page: Any) -> None:
         fault.wait_for(state="hidden")
         assert name.input_value() == "cross"
         assert name.get_attribute("aria-invalid") == "false"
+
+
+def test_the_keyboard_goes_to_the_classes_of_a_new_set(page: Any) -> None:
+    load_sample(page)
+    page.locator("#new-set").focus()
+    page.keyboard.press("Enter")
+    until(page, "document.activeElement.id === 'teach'")
+    load_sample(page)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#delete-set").focus()
+    page.keyboard.press("Enter")
+    until(page, "document.activeElement.id === 'teach'")
