@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from tests.service.page.visiting import (
     load_sample,
     opened,
     rename,
+    set_id,
     until,
     wait_count,
 )
+
+#: An entry whose title is wider than a phone.
+LONG = "Few-shot learning without forgetting on Omniglot"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -52,12 +57,57 @@ def test_axe_finds_no_serious_fault(browser: Any, service: Service, scheme: str)
     page.context.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_counts_of_confusions_can_be_read_on_any_shade(
+    browser: Any, service: Service, scheme: str
+) -> None:
+    """axe cannot tell: it knows no mixed colours."""
+
+    page = opened(browser, service, color_scheme=scheme)
+    load_sample(page)
+    accuracy = {"correct": 43, "count": 126, "value": 0.34, "low": 0.26, "high": 0.43}
+    confusion = [[20, 18, 11], [15, 13, 13], [6, 20, 10]]
+    answer = {
+        "support_set_ref": f"{set_id(page)}@1",
+        "classes": ["cross", "hook", "loop"],
+        "left_out": 126,
+        "skipped": [],
+        "models": [{"model": "stanet-omniglot", "accuracy": accuracy, "confusion": confusion}],
+        "advice": {"model": "stanet-omniglot", "text": []},
+    }
+    page.route("**/evaluations", lambda route: route.fulfill(json=answer))
+    page.locator("#measure").click()
+    cells = page.locator("#measured .confusion tbody td")
+    wait_count(cells, 9)
+    shot(page, f"confusions-{scheme}", full=True)
+    seen = cells.evaluate_all(
+        """cells => cells.map((cell) => getComputedStyle(cell))
+          .map(({ color, backgroundColor }) => [color, backgroundColor])"""
+    )
+    for ink, ground in seen:
+        dark, light = sorted((luminance(ink), luminance(ground)))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+    page.context.close()
+
+
+def luminance(colour: str) -> float:
+    """Of what a browser computed: `rgb(0 to 255)` or `color(srgb 0 to 1)`. As WCAG defines it."""
+    parts = [float(part) for part in re.findall(r"[\d.]+", colour)]
+    scale = 255 if colour.startswith("rgb") else 1
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (part / scale for part in parts)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
 def test_it_fits_a_screen_of_360_pixels(browser: Any, service: Service) -> None:
     page = opened(browser, service, viewport={"width": 360, "height": 740}, has_touch=True)
     wide = "document.documentElement.scrollWidth"
     assert page.evaluate(wide) == 360
     load_sample(page)
-    page.locator("#other").select_option("mmnet-omniglot")
+    page.locator("#other").select_option(label=LONG)
+    page.locator("#why-models").get_by_role("button", name=LONG).wait_for()
     card(page, "hook").get_by_role("button", name="Draw").click()
     page.locator("#measure").click()
     page.locator("#measured .confusion").wait_for()
