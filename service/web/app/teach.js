@@ -127,7 +127,7 @@ class ClassCard {
   /** The class's own name again, in place of what was typed. */
   reset() {
     this.name.value = this.one.label;
-    this.complain(null);
+    this.complain(sets.badName(this.one.label, this.one));
   }
 
   /** Whether what was typed is shown with its fault, which it still has. */
