@@ -7,7 +7,8 @@ import { icon } from "./icons.js";
 import { addExamples } from "./sending.js";
 import { card, colour, state, subscribe, taught } from "./state.js";
 
-const SPEAK_MS = 900;
+/** How long the answer to a stream stays until it is spoken, and the silence before any other. */
+const SPEAK_MS = 900, CLEAR_MS = 100;
 /** Of more classes than this, only the most probable ones are shown. */
 const MANY = 10, LEADING = 8;
 
@@ -107,17 +108,22 @@ function teach(label) {
   if (one && blob) addExamples(one, [new File([blob], name, { type: blob.type })]);
 }
 
-let said = "", speaking;
+/** What is spoken, or is about to be: a text and the query that it is about. */
+let said = { text: "", query: null }, speaking;
 
 /** The outcome for screen readers; of a stream only what stays for a moment. */
 function speak(shown) {
+  const live = Boolean(state.query?.live);
+  const text = shown.map((model) =>
+    `${shown.length > 1 ? `${card(model).title}: ` : ""}${outcome(state.answers[model])}`).join("; ");
+  const query = live ? null : state.answers[shown[0]]?.query ?? null;
+  if (text === said.text && query === said.query) return;
+  said = { text, query };
+  const place = $("spoken");
+  if (!live) place.textContent = ""; // the same words about another query are to be heard again
   clearTimeout(speaking);
-  const text = shown.filter((model) => !state.answers[model].problem).map((model) => {
-    const { label, confidence } = state.answers[model];
-    return `${shown.length > 1 ? `${card(model).title}: ` : ""}${label}, ${percent(confidence)}`;
-  }).join("; ");
-  if (text === said) return;
-  const say = () => { said = text; $("spoken").textContent = text; };
-  if (state.query?.live) speaking = setTimeout(say, SPEAK_MS);
-  else say();
+  speaking = setTimeout(() => { place.textContent = text; }, live ? SPEAK_MS : CLEAR_MS);
 }
+
+const outcome = ({ problem, label, confidence }) =>
+  problem ? words(problem.document) : `${label}, ${percent(confidence)}`;

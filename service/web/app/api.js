@@ -3,6 +3,8 @@
 const BASE = new URL("./", document.location.href.split("#")[0]);
 const KEY = "fewshot-key";
 const TRIES = 4;
+/** In place of the service's own words, which are for programs. */
+const NO_KEY = { status: 401, title: "This service needs an API key", detail: "" };
 
 /** A problem document (RFC 9457), or the like of one made from an answer that is none. */
 export class Problem extends Error {
@@ -56,9 +58,10 @@ export async function call(method, path, options = {}) {
     body = JSON.stringify(body);
   }
   return again(repeatable, async () => {
+    const signed = withKey(sent);
     let answer;
     try {
-      answer = await fetch(address(path), { method, body, headers: withKey(sent), signal });
+      answer = await fetch(address(path), { method, body, headers: signed, signal });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       hooks.gone();
@@ -116,7 +119,10 @@ async function again(repeatable, work) {
 
 function withKey(headers) {
   const key = sessionStorage.getItem(KEY);
-  return key === null ? headers : { ...headers, Authorization: `Bearer ${key}` };
+  if (key === null) return headers;
+  // Browsers send no others; the service would not know it either.
+  if (!/^[!-~]+$/.test(key)) throw new Problem(NO_KEY);
+  return { ...headers, Authorization: `Bearer ${key}` };
 }
 
 async function problemOf(status, headers, text) {
@@ -125,8 +131,7 @@ async function problemOf(status, headers, text) {
     const given = JSON.parse(text);
     if (given && typeof given.title === "string") document = given;
   } catch { /* a proxy's page, or nothing: the status must do */ }
-  // The service's own words are for programs.
-  if (status === 401) document = { ...document, title: "This service needs an API key", detail: "" };
+  if (status === 401) document = NO_KEY;
   const problem = new Problem(document);
   const seconds = Number(headers.get("Retry-After") ?? NaN);
   problem.retryAfter = Number.isFinite(seconds) ? Math.max(seconds, 0.2) : null;

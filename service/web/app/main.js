@@ -89,16 +89,22 @@ function leave() {
 
 // The set as a whole
 
+/** As the person wishes: the button that was pressed is of no use any more. */
+function begin() {
+  leave();
+  $("teach").focus();
+}
+
 function startSet() {
   window.addEventListener("hashchange", follow);
   window.addEventListener("popstate", follow);
   window.addEventListener("focus", () => sets.refresh().catch(() => {}));
-  $("new-set").addEventListener("click", leave);
+  $("new-set").addEventListener("click", begin);
   $("set-name").addEventListener("change", () => sets.renameSet($("set-name").value.trim()));
   $("delete-set").addEventListener("click", async () => {
     const question = "Delete this support set with all its examples from the server?";
     if (!confirm(question) || !(await sets.deleteSet())) return;
-    leave();
+    begin();
     announce("The support set was deleted");
   });
   subscribe(() => {

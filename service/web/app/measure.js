@@ -10,8 +10,8 @@ const LONGEST_S = 120;
 /** From so many classes on, the matrix has small cells and upright headings. */
 const MANY = 12;
 let busy = false;
-/** The last answer, and the model whose confusions are shown. */
-let found = null, shown = null;
+/** The last answer, the examples that it is of, and the model whose confusions are shown. */
+let found = null, of = null, shown = null;
 /** Whether all entries stand in the table, not only the best. */
 let all = false;
 
@@ -23,6 +23,9 @@ export function start() {
 /** One example is left out and its class must still have another. */
 const pairs = () => state.classes.some((one) => examplesOf(one.label).length > 1);
 const titleOf = (id) => card(id)?.title ?? id;
+/** What the set on the page is called in answers, and what of it measuring hangs on. */
+const ref = () => `${state.set?.id}@${state.set?.revision}`;
+const examples = () => JSON.stringify(state.examples.map(({ id, label }) => [id, label]));
 
 async function measure() {
   if (busy || !ready() || !pairs()) return;
@@ -30,10 +33,14 @@ async function measure() {
   show();
   try {
     const seconds = Math.min(state.limits?.max_request_timeout_s ?? LONGEST_S, LONGEST_S);
+    const asked = { ref: ref(), examples: examples() };
     found = await api.evaluate(state.set.id, state.models.map((one) => one.id), seconds);
+    of = found.support_set_ref === asked.ref ? asked.examples : null;
     shown = found.advice.model ?? found.models.find((one) => one.accuracy)?.model ?? null;
     draw();
-    $("measured").focus();
+    // From the button, which lost the focus when it was disabled; not from where the person went.
+    if ([document.body, $("measure")].includes(document.activeElement)) $("measured").focus();
+    else announce("Measured");
   } catch (error) {
     if (!(error instanceof api.Problem) && !(error instanceof api.Gone)) throw error;
     announce(error.message, "error");
@@ -47,13 +54,12 @@ function show() {
   const button = $("measure");
   button.disabled = busy || !ready() || !pairs();
   button.textContent = busy ? "Measuring …" : "Measure on these examples";
-  const ref = found?.support_set_ref;
-  const [id, revision] = ref?.split("@") ?? [];
-  if (found && id !== state.set?.id) {
+  if (found && found.support_set_ref.split("@")[0] !== state.set?.id) {
     found = null;
     draw();
   }
-  $("measured-old").hidden = !found || Number(revision) === state.set.revision;
+  if (found?.support_set_ref === ref()) of = examples();
+  $("measured-old").hidden = !found || of === examples();
   $("measure-needs").hidden = !ready() || pairs();
   if (found) showChoice();
 }

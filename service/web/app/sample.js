@@ -8,6 +8,8 @@ import * as sets from "./sets.js";
 import { state, subscribe } from "./state.js";
 
 const NAME = "Sample: three glyphs";
+/** Stays with the set whatever it is called. */
+const MARK = { sample: "glyphs" };
 const QUERIES = ["hook", "cross", "loop"];
 
 export function start() {
@@ -15,7 +17,7 @@ export function start() {
   $("sample-queries").append(...QUERIES.map((name) => h("li", {}, h("button", {
     type: "button", "aria-label": `Ask about the sample drawing ${name}`, onclick: () => ask(name),
   }, h("img", { src: address(name), alt: "" })))));
-  subscribe(() => { $("samples").hidden = state.set?.name !== NAME; });
+  subscribe(() => { $("samples").hidden = state.set?.metadata?.sample !== MARK.sample; });
 }
 
 const address = (name) => api.address(`static/sample/${name}.png`);
@@ -34,7 +36,7 @@ async function load() {
     sets.startAnew();
     state.classes = [];
     await suit(first);
-    await sets.addArchive(file, NAME);
+    await sets.addArchive(file, NAME, MARK);
     if (state.set) askFile(first);
     else sets.startAnew(); // it was refused, and why was said
   } catch (error) {

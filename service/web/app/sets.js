@@ -174,11 +174,12 @@ async function deleteNow(example) {
 // Whole sets
 
 /** A zip with a folder per class becomes part of this set, or a new one. */
-export const addArchive = (file, name = "") => told(() => serially(async () => {
+export const addArchive = (file, name = "", metadata = {}) => told(() => serially(async () => {
   const fields = [["archive", file]];
   const answer = state.set
     ? await api.addExamples(state.set.id, fields, api.newKey(), () => {})
-    : await api.createSet([...fields, ["name", name]], api.newKey());
+    : await api.createSet([...fields, ["name", name], ["metadata", JSON.stringify(metadata)]],
+      api.newKey());
   if (!state.set) state.classes = state.classes.filter((one) => examplesOf(one.label).length > 0);
   address.write({ set: answer.support_set.id, model: state.model });
   await open(answer.support_set.id);

@@ -70,10 +70,10 @@ class ClassCard {
     this.one = one;
     this.tool = null;
     this.name = h("input", {
-      class: "name", "aria-label": "Name of the class", value: one.label, autocomplete: "off",
+      class: "name", value: one.label, autocomplete: "off",
       spellcheck: false, onchange: () => this.rename(), onkeydown: (event) => {
         if (event.key === "Enter") this.name.blur();
-        if (event.key === "Escape") { this.name.value = one.label; this.name.blur(); }
+        if (event.key === "Escape") { this.reset(); this.name.blur(); }
       },
     });
     this.fault = h("p", { class: "fault", role: "alert", hidden: true });
@@ -87,16 +87,16 @@ class ClassCard {
     this.tools = {
       draw: this.toggle("draw", "pen", "Draw"), camera: this.toggle("camera", "camera", "Camera"),
     };
+    this.sources = h("div", { class: "sources" },
+      h("button", { type: "button", onclick: () => this.files.click() }, icon("file"), "Files"),
+      this.tools.draw, this.tools.camera, this.files);
     this.thumbs = h("ul", { class: "thumbs" });
     this.place = h("div", { class: "tool", hidden: true });
     this.element = h("li", { class: "card class" },
       h("div", { class: "head" }, h("span", { class: "dot", "aria-hidden": "true" }), this.name,
         this.counted, this.remove),
       this.fault,
-      h("div", { class: "sources" },
-        h("button", { type: "button", onclick: () => this.files.click() }, icon("file"), "Files"),
-        this.tools.draw, this.tools.camera, this.files),
-      this.place, this.thumbs);
+      this.sources, this.place, this.thumbs);
     droppable(this.element, ({ files, folders }) => {
       const [archives, images] = split(files);
       this.take(images);
@@ -122,6 +122,18 @@ class ClassCard {
     this.complain(fault);
     if (fault) return;
     if (!(await sets.renameClass(this.one, label))) this.name.value = this.one.label;
+  }
+
+  /** The class's own name again, in place of what was typed. */
+  reset() {
+    this.name.value = this.one.label;
+    this.complain(sets.badName(this.one.label, this.one));
+  }
+
+  /** Whether what was typed is shown with its fault, which it still has. */
+  faulty() {
+    const text = this.fault.textContent;
+    return text !== "" && text === sets.badName(this.name.value.trim(), this.one);
   }
 
   complain(text) {
@@ -159,8 +171,12 @@ class ClassCard {
   update(index) {
     const { one } = this;
     this.element.dataset.colour = index % 10;
-    if (document.activeElement !== this.name) this.name.value = one.label;
+    if (document.activeElement !== this.name && !this.faulty()) this.reset();
     this.name.title = one.label;
+    this.name.setAttribute("aria-label", `Name of class ${index + 1}`);
+    for (const button of this.sources.querySelectorAll("button")) {
+      button.setAttribute("aria-label", `${button.textContent} for ${one.label}`);
+    }
     const examples = examplesOf(one.label);
     const pending = state.pending.filter((waiting) => waiting.classKey === one.key);
     this.counted.textContent = count(examples.length, "example");

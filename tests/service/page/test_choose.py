@@ -13,6 +13,7 @@ from tests.service.page.visiting import (
     card,
     give,
     load_sample,
+    rename,
     until,
     wait_count,
     with_cards,
@@ -46,6 +47,47 @@ def test_leaving_one_out_measures_every_entry_and_shows_confusions(page: Any) ->
     wait_count(rows, 6)
     card(page, "loop").get_by_role("button", name="Delete example 1 of loop").click()
     page.locator("#measured-old").wait_for()
+
+
+def test_measuring_leaves_the_keyboard_to_what_the_person_does_meanwhile(page: Any) -> None:
+    load_sample(page)
+    held: list[Any] = []
+    page.route("**/evaluations", lambda route: held.append(route))
+    focused = "document.activeElement.id || document.activeElement.className"
+
+    def measure() -> Any:
+        page.locator("#measure").focus()
+        page.keyboard.press("Enter")
+        while not held:
+            page.wait_for_timeout(50)
+        return held.pop()
+
+    route = measure()
+    page.locator("#set-name").fill("gly")
+    with page.expect_response("**/evaluations"):
+        route.continue_()
+    page.locator("#measured .confusion").wait_for()
+    until(page, "document.getElementById('toast').textContent === 'Measured'")
+    assert page.evaluate(focused) == "set-name"
+    measure().continue_()
+    until(page, "document.activeElement.id === 'measured'")
+
+
+def test_what_was_measured_is_outdated_by_other_examples_alone(page: Any) -> None:
+    load_sample(page)
+    page.locator("#measure").click()
+    page.locator("#measured .confusion").wait_for()
+    with page.expect_response(lambda answer: answer.request.method == "PATCH"):
+        page.locator("#set-name").fill("Mine")
+        page.locator("#set-name").press("Enter")
+    page.locator("#add-class").click()
+    card(page, "Class 4").wait_for()
+    old = page.locator("#measured-old")
+    assert not old.is_visible()
+    rename(page, "hook", "haken")
+    old.wait_for()
+    rename(page, "haken", "hook")
+    old.wait_for(state="hidden")
 
 
 def test_what_is_as_good_may_be_kept_and_another_is_used_from_the_table(page: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from service.settings import Settings
 from service.store.keys import Scope
 from service.store.store import Store
-from tests.service.browser import PATIENCE_MS, Service, running, shot
+from tests.service.browser import PATIENCE_MS, Service, Watch, running, shot
 from tests.service.page.visiting import (
     QUERIES,
     SAMPLES,
@@ -248,6 +248,30 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Any, tmp_path: Path) ->
         wait_count(thumbs(page, "hook"), 3)
         until(page, "[...document.querySelectorAll('.thumb img')].every((i) => i.naturalWidth)")
         assert not page.locator("#key-dialog").is_visible()
+        page.context.close()
+
+
+def test_a_key_that_no_header_holds_is_taken_for_an_unknown_one(
+    browser: Any, tmp_path: Path
+) -> None:
+    """And not for a service that is gone."""
+    with running(tmp_path / "data", auth="required") as service:
+        page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.watch = Watch(service.base)
+        page.watch.over(page)
+        page.goto(service.base)
+        words = "document.getElementById('key-words').textContent.includes('not know')"
+        page.locator("#key").fill("fewshot_••• ключ")
+        page.get_by_role("button", name="Use it").click()
+        until(page, words)
+        page.reload()
+        until(page, words)
+        assert not page.locator("#offline").is_visible()
+        page.locator("#key").fill(new_key(service))
+        page.get_by_role("button", name="Use it").click()
+        page.wait_for_selector("#entries li")
+        assert page.watch.complaints == []
         page.context.close()
 
 

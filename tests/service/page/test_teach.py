@@ -19,6 +19,7 @@ from tests.service.page.visiting import (
     card,
     give,
     images,
+    load_sample,
     opened,
     rename,
     ring,
@@ -49,7 +50,7 @@ def test_taught_by_files_then_asked_renamed_deleted_and_found_again(
     for name, label in (("hook", "haken"), ("loop", "loop"), ("cross", "cross")):
         ask_file(page, QUERIES[name])
         wait_best(page, label)
-    assert "cross, " in page.locator("#spoken").inner_text()
+    until(page, "document.getElementById('spoken').textContent.startsWith('cross, ')")
     shot(page, "teach-files-light", full=True)
 
     rename(page, "haken", "hook")  # a class with examples
@@ -61,6 +62,7 @@ def test_taught_by_files_then_asked_renamed_deleted_and_found_again(
     fault.wait_for()
     assert "already" in fault.inner_text()
     card(page, "cross").locator(".name").press("Escape")
+    fault.wait_for(state="hidden")
 
     thumbs(page, "loop").first.hover()
     card(page, "loop").get_by_role("button", name="Delete example 1 of loop").click()
@@ -251,3 +253,20 @@ def test_taught_and_asked_by_a_camera(page: Any, service: Service) -> None:
     )  # live: the made-up camera's picture moves
     shot(page, "ask-camera", full=True)
     page.locator("#ask-camera").click()
+
+
+def test_the_sample_keeps_its_queries_whatever_it_is_called(page: Any, service: Service) -> None:
+    load_sample(page)
+    page.locator("#set-name").fill("Mine")
+    for act in (
+        lambda: page.locator("#set-name").press("Enter"),
+        lambda: page.locator("#add-class").click(),  # which writes the metadata anew
+    ):
+        with page.expect_response(lambda answer: answer.request.method == "PATCH"):
+            act()
+    page.reload()
+    wait_count(page.locator("#classes > li"), 4)
+    page.get_by_role("button", name="Ask about the sample drawing loop").click()
+    wait_best(page, "loop")
+    page.locator("#new-set").click()
+    page.locator("#samples").wait_for(state="hidden")
