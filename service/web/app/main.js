@@ -22,6 +22,8 @@ const KNOCK_MS = 1500;
 /** Of a service that starts, stops or has too much to do. */
 const BUSY = [429, 503, 504];
 let booting = null;
+/** Ids of the sets that are being deleted. */
+const deleting = new Set();
 
 for (const place of document.querySelectorAll("[data-icon]")) {
   place.prepend(icon(place.dataset.icon));
@@ -95,19 +97,27 @@ function startSet() {
   window.addEventListener("focus", () => sets.refresh().catch(() => {}));
   $("new-set").addEventListener("click", leave);
   $("set-name").addEventListener("change", () => sets.renameSet($("set-name").value.trim()));
-  $("delete-set").addEventListener("click", async () => {
-    const question = "Delete this support set with all its examples from the server?";
-    if (!confirm(question) || !(await sets.deleteSet())) return;
-    leave();
-    announce("The support set was deleted");
-  });
+  $("delete-set").addEventListener("click", deleteSet);
   subscribe(() => {
-    $("set-name").disabled = $("delete-set").disabled = $("new-set").disabled = !state.set;
+    $("set-name").disabled = $("new-set").disabled = !state.set;
+    $("delete-set").disabled = !state.set || deleting.has(state.set.id);
     if (document.activeElement !== $("set-name")) $("set-name").value = state.set?.name ?? "";
     const first = state.examples[0]?.blob ?? state.pending[0]?.file;
     if (first) choose.suit(first);
     ask();
   });
+}
+
+async function deleteSet() {
+  const { id } = state.set;
+  if (!confirm("Delete this support set with all its examples from the server?")) return;
+  deleting.add(id);
+  changed();
+  const done = await sets.deleteSet();
+  deleting.delete(id);
+  if (done && state.set?.id === id) leave();
+  if (done) announce("The support set was deleted");
+  changed();
 }
 
 // What belongs to no part of the page

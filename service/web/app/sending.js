@@ -3,7 +3,7 @@
 import * as address from "./address.js";
 import * as api from "./api.js";
 import { announce, count } from "./dom.js";
-import { kept, note, serially, told } from "./editing.js";
+import { here, kept, leave, note, serially, told } from "./editing.js";
 import { changed, newKey, state } from "./state.js";
 
 const BATCH_FILES = 16;
@@ -11,8 +11,6 @@ const PATIENCE_MS = 3000;
 /** Problems of the whole request that trying again later may mend. */
 const PASSING = [408, 429, 503, 504];
 
-/** Grows when another set is shown: what is under way for the one before is not for that one. */
-let epoch = 0;
 /** The batch under way keeps its name and its content: it may have arrived although its answer
  * did not. The same for the name of a set that is being made. */
 let batch = null;
@@ -20,7 +18,7 @@ let creation = null;
 
 /** Of another set from now on. */
 export function forgetPending() {
-  epoch += 1;
+  leave();
   batch = creation = null;
   for (const one of state.pending) URL.revokeObjectURL(one.url);
   state.pending = [];
@@ -57,22 +55,22 @@ function tooLarge(file) {
 export const sendAgain = () => told(() => serially(send));
 
 async function send() {
-  const mine = epoch;
+  const still = here();
   for (;;) {
-    if (mine !== epoch) return;
+    if (!still()) return;
     batch ??= nextBatch();
     if (!batch) return;
     const { items, fields, key } = batch;
     try {
-      await makeSet(mine);
-      if (mine !== epoch) return;
+      await makeSet(still);
+      if (!still()) return;
       const answer = await api.addExamples(state.set.id, fields, key, (sent, all) =>
         spread(items, sent, all));
-      if (mine !== epoch) return;
+      if (!still()) return;
       batch = null;
       await settle(items, answer);
     } catch (error) {
-      if (mine !== epoch) return;
+      if (!still()) return;
       if (error instanceof api.Problem && !PASSING.includes(error.status)) {
         refuse(items, error);
         batch = null;
@@ -106,14 +104,14 @@ function nextBatch() {
   return { items, fields, key: api.newKey() };
 }
 
-async function makeSet(mine) {
+async function makeSet(still) {
   if (state.set) return;
   // Should the answer get lost, the same is asked for again and the same set is given.
   creation ??= {
     key: api.newKey(), fields: [["name", ""], ["metadata", JSON.stringify(note())]],
   };
   const made = await api.createSet(creation.fields, creation.key);
-  if (mine !== epoch) return;
+  if (!still()) return;
   creation = null;
   state.set = made.support_set;
   address.write({ set: state.set.id, model: state.model });

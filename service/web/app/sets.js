@@ -3,7 +3,7 @@
 import * as address from "./address.js";
 import * as api from "./api.js";
 import { announce, count } from "./dom.js";
-import { kept, note, serially, told } from "./editing.js";
+import { edit, here, kept, note, serially, told } from "./editing.js";
 import { dismiss, forgetPending } from "./sending.js";
 import { changed, examplesOf, newKey, state } from "./state.js";
 
@@ -55,8 +55,9 @@ export async function open(id) {
 /** Look whether somebody else has changed the set meanwhile. */
 export const refresh = () => serially(async () => {
   if (!state.set) return;
+  const still = here();
   const set = await api.getSet(state.set.id);
-  if (set.revision !== state.set?.revision) await open(set.id);
+  if (still() && set.revision !== state.set.revision) await open(set.id);
 });
 
 /** The classes that have examples and those that the page kept a note of, in its order. */
@@ -111,31 +112,34 @@ export function badName(label, one) {
   return null;
 }
 
-export const renameClass = (one, label) => told(() => serially(async () => {
+export const renameClass = (one, label) => edit(async (still) => {
   const old = one.label;
   if (examplesOf(old).length > 0) {
     kept(await api.patchSet(state.set.id, { labels: { [old]: label } }));
+    if (!still()) return true;
     for (const example of examplesOf(old)) example.label = label;
   }
   one.label = label;
   changed();
-  await saveClasses();
+  await saveClasses(still);
   return true;
-}));
+});
 
-export const removeClass = (one) => told(() => serially(async () => {
+export const removeClass = (one) => edit(async (still) => {
+  const id = state.set?.id;
   for (const waiting of state.pending.filter((each) => each.classKey === one.key)) dismiss(waiting);
-  for (const example of examplesOf(one.label)) await deleteNow(example);
+  for (const example of examplesOf(one.label)) await deleteNow(id, example);
+  if (!still()) return;
   state.classes = state.classes.filter((each) => each !== one);
   changed();
-  await saveClasses();
+  await saveClasses(still);
   announce(`Class ${one.label} deleted`);
-}));
+});
 
 /** The metadata is written as a whole, so not over what somebody else has written meanwhile. */
-async function saveClasses() {
+async function saveClasses(still) {
   let { set } = state;
-  for (let left = TRIES; set; left -= 1) {
+  for (let left = TRIES; set && still(); left -= 1) {
     const metadata = { ...set.metadata, ...note() };
     try {
       return kept(await api.patchSet(set.id, { metadata }, set.revision));
@@ -146,28 +150,41 @@ async function saveClasses() {
   }
 }
 
-const noteClasses = () => told(() => serially(saveClasses));
-export const renameSet = (name) => told(() => serially(async () => {
-  if (state.set) kept(await api.patchSet(state.set.id, { name }));
-}));
+function noteClasses() {
+  const still = here();
+  return told(() => serially(() => saveClasses(still)));
+}
 
-export const deleteSet = () => told(() => serially(async () => {
-  await api.deleteSet(state.set.id);
-  return true;
-}));
+export function renameSet(name) {
+  const { id } = state.set;
+  return told(() => serially(async () => kept(await api.patchSet(id, { name }))));
+}
+
+/** At once: nothing that waits is needed any more. */
+export function deleteSet() {
+  const { id } = state.set;
+  return told(async () => {
+    await api.deleteSet(id);
+    return true;
+  });
+}
 
 // Examples
 
-export const removeExample = (example) => told(() => serially(async () => {
-  await deleteNow(example);
-  announce(`Example of ${example.label} deleted`);
-}));
+export const removeExample = (example) => {
+  const { id } = state.set;
+  return told(() => serially(async () => {
+    await deleteNow(id, example);
+    announce(`Example of ${example.label} deleted`);
+  }));
+};
 
-async function deleteNow(example) {
-  await api.deleteExample(state.set.id, example.id);
-  state.examples = state.examples.filter((one) => one !== example);
+async function deleteNow(id, example) {
+  await api.deleteExample(id, example.id);
+  if (state.set?.id !== id) return;
+  state.examples = state.examples.filter((one) => one.id !== example.id);
   URL.revokeObjectURL(example.url);
-  if (state.set) state.set.revision += 1;
+  state.set.revision += 1;
   changed();
 }
 

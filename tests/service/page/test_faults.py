@@ -211,6 +211,74 @@ def test_what_is_under_way_when_another_set_is_begun_stays_with_its_own(
     assert before["classes"] == [{"label": "Class 1", "examples": 3}]
 
 
+def test_what_waits_for_an_upload_is_done_to_its_own_set_or_not_at_all(
+    page: Any, service: Service
+) -> None:
+    load_sample(page)
+    other = set_id(page)
+    page.locator("#new-set").click()
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    wait_count(thumbs(page, "Class 1"), 1)
+    own = set_id(page)
+    held: list[Any] = []
+    page.route("**/examples", lambda route: held.append(route))
+    give(page, "Class 1", SUPPORT["hook"][1:])
+    while not held:
+        page.wait_for_timeout(50)
+    page.locator("#set-name").fill("own")
+    page.locator("#set-name").press("Enter")
+    card(page, "Class 1").locator(".name").fill("hook")
+    card(page, "Class 1").locator(".name").press("Enter")
+    page.evaluate("history.go(-2)")
+    wait_count(thumbs(page, "loop"), 3)
+    held[0].continue_()
+    until(page, "document.getElementById('toast').textContent.includes('not made')")
+
+    def known(of: str) -> tuple[str, list[str]]:
+        found = httpx.get(f"{service.base}/v1/support-sets/{of}").json()
+        return found["name"], [one["label"] for one in found["classes"]]
+
+    assert known(other) == ("Sample: three glyphs", ["cross", "hook", "loop"])
+    assert known(own) == ("own", ["Class 1"])
+
+
+def test_a_set_is_deleted_while_an_upload_to_it_is_under_way(page: Any, service: Service) -> None:
+    load_sample(page)
+    other = set_id(page)
+    page.locator("#new-set").click()
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    wait_count(thumbs(page, "Class 1"), 1)
+    own = set_id(page)
+    held: list[Any] = []
+    page.route("**/examples", lambda route: held.append(route))
+    give(page, "Class 1", SUPPORT["hook"][1:])
+    while not held:
+        page.wait_for_timeout(50)
+    deletions: list[Any] = []
+
+    def delete(route: Any) -> None:
+        if route.request.method != "DELETE":
+            return route.fallback()
+        deletions.append(route)
+
+    page.route("**/v1/support-sets/*", delete)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#delete-set").click()
+    while not deletions:
+        page.wait_for_timeout(50)
+    assert page.locator("#delete-set").is_disabled()
+    page.evaluate("history.go(-2)")
+    wait_count(thumbs(page, "loop"), 3)
+    assert page.locator("#delete-set").is_enabled()
+    deletions[0].continue_()
+    until(page, "document.getElementById('toast').textContent === 'The support set was deleted'")
+    with page.expect_response("**/examples"):
+        held[0].continue_()
+    assert set_id(page) == other
+    url = f"{service.base}/v1/support-sets"
+    assert [httpx.get(f"{url}/{one}").status_code for one in (own, other)] == [404, 200]
+
+
 def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
