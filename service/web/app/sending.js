@@ -60,7 +60,7 @@ async function send() {
     if (!still()) return;
     batch ??= nextBatch();
     if (!batch) return;
-    const { items, fields, key } = batch;
+    const { items, labels, fields, key } = batch;
     try {
       await makeSet(still);
       if (!still()) return;
@@ -68,7 +68,7 @@ async function send() {
         spread(items, sent, all));
       if (!still()) return;
       batch = null;
-      await settle(items, answer);
+      await settle(items, labels, answer);
     } catch (error) {
       if (!still()) return;
       if (error instanceof api.Problem && !PASSING.includes(error.status)) {
@@ -85,7 +85,8 @@ async function send() {
   }
 }
 
-const labelOf = (item) => state.classes.find((one) => one.key === item.classKey)?.label ?? "";
+const classOf = (item) => state.classes.find((one) => one.key === item.classKey);
+const labelOf = (item) => classOf(item)?.label ?? "";
 
 function nextBatch() {
   const most = (state.limits?.body_bytes ?? 8e6) / 2;
@@ -101,7 +102,7 @@ function nextBatch() {
     ...items.map((one) => ["images", one.file]),
     ...items.map((one) => ["labels", labelOf(one)]),
   ];
-  return { items, fields, key: api.newKey() };
+  return { items, labels: items.map(labelOf), fields, key: api.newKey() };
 }
 
 async function makeSet(still) {
@@ -124,17 +125,18 @@ function spread(items, sent, all) {
   changed();
 }
 
-async function settle(items, { support_set: set, results }) {
+async function settle(items, labels, { support_set: set, results }) {
   const unwanted = [];
   results.forEach((result, index) => {
     const item = items[index];
     if (result.status === "rejected") item.problem = result.problem;
-    else if (result.status === "created" && !isWanted(item, result.example)) {
+    else if (result.status === "created" && !isWanted(item, labels[index])) {
       unwanted.push(result.example.id);
     } else if (result.status === "duplicate" && result.example.label === labelOf(item)) dismiss(item);
     else if (result.status === "duplicate") {
       item.note = `The very same image is already an example of “${result.example.label}”.`;
     } else {
+      classOf(item).label = result.example.label; // should the service spell it otherwise
       state.pending = state.pending.filter((one) => one !== item);
       state.examples.push({ ...result.example, blob: item.file, url: item.url });
     }
@@ -148,10 +150,9 @@ async function settle(items, { support_set: set, results }) {
   if (added) announce(`${count(added, "example")} added`);
 }
 
-/** Whether it is still to be an example of that class: the batch may have waited for long. One that
- * is not wanted under that name but is still there goes again under its new one. */
-const isWanted = (item, example) =>
-  state.pending.includes(item) && labelOf(item) === example.label;
+/** Whether it is still to be an example of the class it was sent for: the batch may have waited for
+ * long. One that is not wanted under that name but is still there goes again under its new one. */
+const isWanted = (item, label) => state.pending.includes(item) && labelOf(item) === label;
 
 /** None was taken: each gets its own fault, or that of the request. */
 function refuse(items, error) {

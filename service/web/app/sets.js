@@ -33,6 +33,9 @@ function forget() {
   state.answers = {};
 }
 
+/** A name as the service writes it. */
+export const cleanName = (text) => text.normalize("NFC").trim();
+
 const newClass = (label) => ({ key: newKey("class"), label });
 
 /** Show the set of this id. Raises `Problem` and `Gone`. */
@@ -63,7 +66,8 @@ export const refresh = () => serially(async () => {
 /** The classes that have examples and those that the page kept a note of, in its order. */
 function arrangeClasses(set) {
   const noted = set.metadata?.page?.classes;
-  const order = Array.isArray(noted) ? noted.filter((one) => typeof one === "string") : [];
+  const texts = Array.isArray(noted) ? noted.filter((one) => typeof one === "string") : [];
+  const order = texts.map(cleanName);
   const labels = new Set([...order, ...set.classes.map((one) => one.label)]);
   const known = new Map(state.classes.map((one) => [one.label, one]));
   state.classes = [...labels].map((label) => known.get(label) ?? newClass(label));
@@ -90,7 +94,7 @@ async function loadImages(mine, id) {
 // Classes
 
 export function addClass(label) {
-  let name = label;
+  let name = cleanName(label);
   for (let n = state.classes.length + 1; !name || (!label && taken(name)); n += 1) {
     name = `Class ${n}`;
   }

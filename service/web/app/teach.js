@@ -116,7 +116,7 @@ class ClassCard {
   }
 
   async rename() {
-    const label = this.name.value.trim();
+    const label = sets.cleanName(this.name.value);
     if (label === this.one.label) return this.complain(null);
     const fault = sets.badName(label, this.one);
     this.complain(fault);

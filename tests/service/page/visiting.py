@@ -61,10 +61,10 @@ def thumbs(page: Any, label: str) -> Any:
     return card(page, label).locator(".thumb:not(.sending)")
 
 
-def rename(page: Any, old: str, new: str) -> None:
+def rename(page: Any, old: str, new: str, becomes: str = "") -> None:
     card(page, old).locator(".name").fill(new)
     card(page, old).locator(".name").press("Enter")
-    card(page, new).wait_for()
+    card(page, becomes or new).wait_for()
 
 
 def give(page: Any, label: str, files: list[Path]) -> None:
