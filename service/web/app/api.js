@@ -3,6 +3,9 @@
 const BASE = new URL("./", document.location.href.split("#")[0]);
 const KEY = "fewshot-key";
 const TRIES = 4;
+/** From a service that is silent for longer nothing is to be expected: it gives a body a minute, and
+ * half of one to an answer. */
+const SILENT_S = 120;
 
 /** A problem document (RFC 9457), or the like of one made from an answer that is none. */
 export class Problem extends Error {
@@ -12,6 +15,11 @@ export class Problem extends Error {
     this.status = document.status;
     this.type = (document.type ?? "").replace(/^urn:fewshot:problem:/, "");
     this.title = document.title;
+  }
+
+  /** Whether trying again later may mend it. */
+  get passing() {
+    return [408, 429, 502, 503, 504].includes(this.status);
   }
 }
 
@@ -48,7 +56,7 @@ export function form(fields) {
 /** A request; its JSON, or its blob where `as` says so. `repeatable`: doing it twice is the same as
  * doing it once. Raises `Problem` and `Gone`. */
 export async function call(method, path, options = {}) {
-  const { headers = {}, as = "json", signal, repeatable = method === "GET" } = options;
+  const { headers = {}, as = "json", silent = SILENT_S, repeatable = method === "GET" } = options;
   let { body } = options;
   const sent = { ...headers };
   if (body && !(body instanceof FormData)) {
@@ -56,19 +64,46 @@ export async function call(method, path, options = {}) {
     body = JSON.stringify(body);
   }
   return again(repeatable, async () => {
-    let answer;
+    const signed = withKey(sent);
+    const stop = new AbortController();
+    const listening = listen(silent, () => stop.abort());
+    let answer, found;
     try {
-      answer = await fetch(address(path), { method, body, headers: withKey(sent), signal });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
+      answer = await fetch(address(path), { method, body, headers: signed, signal: stop.signal });
+      found = await read(answer, listening.heard);
+    } catch {
       hooks.gone();
       throw new Gone();
+    } finally {
+      listening.end();
     }
     hooks.back();
-    if (!answer.ok) throw await problemOf(answer.status, answer.headers, await answer.text());
-    if (answer.status === 204) return null;
-    return as === "blob" ? answer.blob() : answer.json();
+    if (as === "blob" && answer.ok) return found;
+    return contentOf(answer.status, answer.headers, await found.text());
   });
+}
+
+/** The body as a blob; each part of it is `heard`. */
+async function read(answer, heard) {
+  const parts = [];
+  const reader = answer.body?.getReader();
+  for (let part = await reader?.read(); part && !part.done; part = await reader.read()) {
+    heard();
+    parts.push(part.value);
+  }
+  return new Blob(parts, { type: answer.headers.get("Content-Type") ?? "" });
+}
+
+/** Calls `giveUp` once nothing was heard for so long. */
+function listen(seconds, giveUp) {
+  let timer;
+  const end = () => clearTimeout(timer);
+  const heard = () => {
+    end();
+    timer = setTimeout(giveUp, 1000 * seconds);
+  };
+  heard();
+  return { heard, end };
 }
 
 /** A POST of a form, under an idempotency key, that reports its progress: `progress(sentBytes,
@@ -80,15 +115,17 @@ export function upload(path, body, key, progress) {
     for (const [name, value] of Object.entries(withKey({ "Idempotency-Key": key }))) {
       request.setRequestHeader(name, value);
     }
-    request.upload.onprogress = (event) => progress(event.loaded, event.total);
-    request.onerror = () => { hooks.gone(); reject(new Gone()); };
-    request.onload = async () => {
+    const listening = listen(SILENT_S, () => request.abort());
+    request.upload.onprogress = (event) => {
+      listening.heard();
+      progress(event.loaded, event.total);
+    };
+    request.onloadend = listening.end;
+    request.onerror = request.onabort = () => { hooks.gone(); reject(new Gone()); };
+    request.onload = () => {
       hooks.back();
-      if (request.status < 300) resolve(JSON.parse(request.responseText));
-      else {
-        const found = { get: (name) => request.getResponseHeader(name) };
-        reject(await problemOf(request.status, found, request.responseText));
-      }
+      const headers = { get: (name) => request.getResponseHeader(name) };
+      resolve(contentOf(request.status, headers, request.responseText));
     };
     request.send(body);
   }));
@@ -119,7 +156,17 @@ function withKey(headers) {
   return key === null ? headers : { ...headers, Authorization: `Bearer ${key}` };
 }
 
-async function problemOf(status, headers, text) {
+/** What stands in a whole answer. Raises `Problem`. */
+async function contentOf(status, headers, text) {
+  if (status < 300) {
+    try {
+      return text ? JSON.parse(text) : null;
+    } catch { /* a proxy's page */ }
+  }
+  throw problemOf(status, headers, text);
+}
+
+function problemOf(status, headers, text) {
   let document = { status, title: `The service answered ${status}`, detail: "" };
   try {
     const given = JSON.parse(text);
@@ -182,10 +229,9 @@ export async function examples(id) {
 }
 
 /** Ask the set; `maps` also asks for attention. */
-export const predict = (id, model, image, maps, signal) =>
+export const predict = (id, model, image, maps) =>
   call("POST", set(id, "/predictions"), {
     body: form([["model", model], ["attention", maps ? "maps" : "none"], ["query_images", image]]),
-    signal,
     repeatable: true,
   });
 
@@ -197,5 +243,6 @@ export const evaluate = (id, models, seconds) =>
   call("POST", set(id, "/evaluations"), {
     body: form(models.map((model) => ["models", model])),
     headers: { "X-Request-Timeout": String(seconds) },
+    silent: seconds + SILENT_S,
     repeatable: true,
   });

@@ -62,6 +62,12 @@ async function once() {
   changed();
 }
 
+/** After a problem that passes. */
+export function askAgain() {
+  answered = "";
+  return ask();
+}
+
 /** An answer to something else must not stand beside the query. */
 function forget() {
   answered = "";

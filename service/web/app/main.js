@@ -19,8 +19,6 @@ import * as teach from "./teach.js";
 import * as why from "./why.js";
 
 const KNOCK_MS = 1500;
-/** Of a service that starts, stops or has too much to do. */
-const BUSY = [429, 503, 504];
 let booting = null;
 /** Ids of the sets that are being deleted. */
 const deleting = new Set();
@@ -48,7 +46,7 @@ async function load() {
       [state.models, state.limits] = await Promise.all([api.models(), api.limits()]);
       break;
     } catch (error) {
-      const passing = error instanceof api.Gone || BUSY.includes(error.status);
+      const passing = error instanceof api.Gone || error.passing;
       if (!passing) {
         $("no-key").hidden = error.status !== 401;
         if (error.status !== 401) announce(error.message, "error");

@@ -8,8 +8,6 @@ import { changed, newKey, state } from "./state.js";
 
 const BATCH_FILES = 16;
 const PATIENCE_MS = 3000;
-/** Problems of the whole request that trying again later may mend. */
-const PASSING = [408, 429, 503, 504];
 
 /** The batch under way keeps its name and its content: it may have arrived although its answer
  * did not. The same for the name of a set that is being made. */
@@ -71,7 +69,7 @@ async function send() {
       await settle(items, labels, answer);
     } catch (error) {
       if (!still()) return;
-      if (error instanceof api.Problem && !PASSING.includes(error.status)) {
+      if (error instanceof api.Problem && !error.passing) {
         refuse(items, error);
         batch = null;
       } else {

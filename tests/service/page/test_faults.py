@@ -279,6 +279,64 @@ def test_a_set_is_deleted_while_an_upload_to_it_is_under_way(page: Any, service:
     assert [httpx.get(f"{url}/{one}").status_code for one in (own, other)] == [404, 200]
 
 
+#: For the page before it starts: what `window.broken` matches breaks off amid its answer, once.
+BREAK = """
+  const { fetch } = window;
+  window.fetch = async (address, options) => {
+    const answer = await fetch(address, options);
+    if (!window.broken || !String(address).includes(window.broken)) return answer;
+    window.broken = null;
+    let first = true;
+    return new Response(new ReadableStream({ pull(to) {
+      if (first) to.enqueue(new TextEncoder().encode('{"models": ['));
+      else to.error(new TypeError("network error"));
+      first = false;
+    } }), { status: answer.status, headers: answer.headers });
+  };
+"""
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(page: Any) -> None:
+    page.add_init_script(BREAK + "window.broken = 'v1/models';")
+    page.reload()
+    page.wait_for_selector("#entries li")
+    load_sample(page)
+    page.evaluate("() => { window.broken = '/predictions'; }")
+    ask_file(page, QUERIES["cross"])
+    wait_best(page, "cross")
+    assert page.locator("#answers.stale").count() == 0
+    page.evaluate("() => { window.broken = '/evaluations'; }")
+    page.locator("#measure").click()
+    until(page, "document.getElementById('toast').textContent.includes('does not answer')")
+    page.locator("#offline").wait_for(state="hidden")
+
+
+def test_a_connection_that_is_silent_is_given_up(page: Any) -> None:
+    load_sample(page)
+    page.clock.install()
+    held: list[Any] = []
+    page.route("**/predictions", lambda r: r.continue_() if held else held.append(r))
+    ask_file(page, QUERIES["cross"])
+    while not held:
+        page.wait_for_timeout(50)
+    page.clock.fast_forward("03:00")
+    wait_best(page, "cross")
+
+
+def test_what_could_not_be_answered_for_now_can_be_asked_again(page: Any) -> None:
+    load_sample(page)
+    busy = {"status": 503, "title": "The service has too much to do"}
+    page.route("**/predictions", lambda route: route.fulfill(status=503, json=busy))
+    ask_file(page, QUERIES["cross"])
+    again = page.get_by_role("button", name="Ask again")
+    again.wait_for()
+    shot(page, "ask-again")
+    page.unroute("**/predictions")
+    again.click()
+    wait_best(page, "cross")
+    assert not again.is_visible()
+
+
 def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
