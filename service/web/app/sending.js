@@ -7,6 +7,8 @@ import { here, kept, leave, note, serially, told } from "./editing.js";
 import { changed, newKey, state } from "./state.js";
 
 const BATCH_FILES = 16;
+/** So much should go through a slow connection within the service's patience; less where it did not. */
+let batchBytes = 2e6;
 const PATIENCE_MS = 3000;
 
 /** The batch under way keeps its name and its content: it may have arrived although its answer
@@ -69,7 +71,10 @@ async function send() {
       await settle(items, labels, answer);
     } catch (error) {
       if (!still()) return;
-      if (error instanceof api.Problem && !error.passing) {
+      if (error.status === 408) {
+        slowDown(items);
+        batch = null;
+      } else if (error instanceof api.Problem && !error.passing) {
         refuse(items, error);
         batch = null;
       } else {
@@ -86,12 +91,18 @@ async function send() {
 const classOf = (item) => state.classes.find((one) => one.key === item.classKey);
 const labelOf = (item) => classOf(item)?.label ?? "";
 
+/** The body did not arrive in time: nothing of it was taken. */
+function slowDown(items) {
+  batchBytes = items.reduce((sum, one) => sum + one.file.size, 0) / 2;
+  if (items.length > 1) return;
+  items[0].problem = { title: "Too slow", detail: "the connection is too slow for this file" };
+}
+
 function nextBatch() {
-  const most = (state.limits?.body_bytes ?? 8e6) / 2;
   const items = [];
   let bytes = 0;
   for (const one of state.pending.filter((each) => !each.problem && !each.note)) {
-    if (items.length === BATCH_FILES || (items.length && bytes + one.file.size > most)) break;
+    if (items.length === BATCH_FILES || (items.length && bytes + one.file.size > batchBytes)) break;
     items.push(one);
     bytes += one.file.size;
   }

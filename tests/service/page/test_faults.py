@@ -337,6 +337,35 @@ def test_what_could_not_be_answered_for_now_can_be_asked_again(page: Any) -> Non
     assert not again.is_visible()
 
 
+def test_a_connection_that_is_slow_is_sent_less_at_once(
+    page: Any, service: Service, tmp_path: Path
+) -> None:
+    """And is told which file is too much for it."""
+    files = []
+    for n in range(5):
+        files.append(tmp_path / f"{n}.png")
+        padding = bytes(1_500_000 if n == 4 else 300_000)
+        files[-1].write_bytes(SUPPORT["hook"][0].read_bytes() + bytes([n]) + padding)
+    sent: list[list[str]] = []
+
+    def slow(route: Any) -> None:
+        body = route.request.post_data_buffer
+        sent.append([path.name for path in files if path.name.encode() in body])
+        if len(sent[-1]) <= 2 and "4.png" not in sent[-1]:
+            return route.continue_()
+        problem = {"status": 408, "title": "The request body did not arrive in time"}
+        route.fulfill(status=408, json=problem)
+
+    page.route("**/examples", slow)
+    give(page, "Class 1", files)
+    failed = card(page, "Class 1").locator(".thumb.failed")
+    failed.wait_for()
+    assert "the connection is too slow for this file" in failed.inner_text()
+    names = [path.name for path in files]
+    assert sent == [names[:4], names[:2], names[2:4], names[4:]]
+    assert stored(page, service) == {"Class 1": 4}
+
+
 def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
