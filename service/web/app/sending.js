@@ -4,6 +4,7 @@ import * as address from "./address.js";
 import * as api from "./api.js";
 import { announce, count } from "./dom.js";
 import { here, kept, leave, note, serially, told } from "./editing.js";
+import { badName } from "./sets.js";
 import { changed, newKey, state } from "./state.js";
 
 const BATCH_FILES = 16;
@@ -44,11 +45,18 @@ export function addExamples(one, files) {
 
 /** What the service would refuse anyway need not be sent. Half of its limit leaves room for the
  * rest of the request, and is what a batch may hold. */
-function tooLarge(file) {
+export function tooLarge(file) {
   const most = (state.limits?.body_bytes ?? Infinity) / 2;
   if (file.size <= most) return null;
   return { title: "Too large", detail: `it has ${Math.ceil(file.size / 1e6)} MB, of at most ${
     Math.floor(most / 1e6)} MB` };
+}
+
+/** Nothing may have changed, but the person or a new name asks for it. */
+export function tryAgain(items) {
+  for (const one of items) one.problem = null;
+  changed();
+  return sendAgain();
 }
 
 /** After the service came back: what could not be sent goes now. */
@@ -75,7 +83,7 @@ async function send() {
         slowDown(items);
         batch = null;
       } else if (error instanceof api.Problem && !error.passing) {
-        refuse(items, error);
+        refuse(items, labels, error);
         batch = null;
       } else {
         // The items stay. Where the service is gone, they go when it is back.
@@ -88,6 +96,11 @@ async function send() {
   }
 }
 
+/** An image under a name that the service would refuse waits for a better one. */
+const isReady = (item) => {
+  const one = classOf(item);
+  return one && !item.problem && !item.note && !badName(one.label, one);
+};
 const classOf = (item) => state.classes.find((one) => one.key === item.classKey);
 const labelOf = (item) => classOf(item)?.label ?? "";
 
@@ -101,7 +114,7 @@ function slowDown(items) {
 function nextBatch() {
   const items = [];
   let bytes = 0;
-  for (const one of state.pending.filter((each) => !each.problem && !each.note)) {
+  for (const one of state.pending.filter(isReady)) {
     if (items.length === BATCH_FILES || (items.length && bytes + one.file.size > batchBytes)) break;
     items.push(one);
     bytes += one.file.size;
@@ -163,8 +176,13 @@ async function settle(items, labels, { support_set: set, results }) {
  * long. One that is not wanted under that name but is still there goes again under its new one. */
 const isWanted = (item, label) => state.pending.includes(item) && labelOf(item) === label;
 
-/** None was taken: each gets its own fault, or that of the request. */
-function refuse(items, error) {
-  const own = error.document.rejected ?? [];
-  items.forEach((item, index) => { item.problem = own[index] ?? error.document; });
+/** None was taken: each gets its own fault, or that of the request. Where one label is at fault, the
+ * others go again without it. */
+function refuse(items, labels, error) {
+  const { rejected = [], index: at } = error.document;
+  const bad = error.type === "invalid-label" ? labels[at] : undefined;
+  items.forEach((item, index) => {
+    if (bad === undefined) item.problem = rejected[index] ?? error.document;
+    else if (labels[index] === bad) item.problem = { ...error.document, detail: "" };
+  });
 }

@@ -4,11 +4,13 @@ import * as address from "./address.js";
 import * as api from "./api.js";
 import { announce, count } from "./dom.js";
 import { edit, here, kept, note, serially, told } from "./editing.js";
-import { dismiss, forgetPending } from "./sending.js";
+import { dismiss, forgetPending, tryAgain } from "./sending.js";
 import { changed, examplesOf, newKey, state } from "./state.js";
 
 const AT_ONCE = 6;
 const TRIES = 4;
+/** As service/text.py has it, but for characters that only one of both knows. */
+const UNPRINTABLE = /(?![\u200c-\u200f\u061c])[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/u;
 /** While many images come in, the page is drawn again at most this often. */
 const REDRAW_MS = 150;
 
@@ -63,12 +65,15 @@ export const refresh = () => serially(async () => {
   if (still() && set.revision !== state.set.revision) await open(set.id);
 });
 
-/** The classes that have examples and those that the page kept a note of, in its order. */
+/** The classes that have examples and those that the page kept a note of, in its order; and those
+ * that images wait for. */
 function arrangeClasses(set) {
   const noted = set.metadata?.page?.classes;
   const texts = Array.isArray(noted) ? noted.filter((one) => typeof one === "string") : [];
   const order = texts.map(cleanName);
-  const labels = new Set([...order, ...set.classes.map((one) => one.label)]);
+  const awaited = state.classes.filter((one) =>
+    state.pending.some((each) => each.classKey === one.key));
+  const labels = new Set([...order, ...set.classes, ...awaited].map((one) => one.label ?? one));
   const known = new Map(state.classes.map((one) => [one.label, one]));
   state.classes = [...labels].map((label) => known.get(label) ?? newClass(label));
 }
@@ -113,6 +118,7 @@ export function badName(label, one) {
   if (taken(label, one)) return `There is already a class “${label}”.`;
   const most = state.limits?.label_characters;
   if (most && [...label].length > most) return `A name has at most ${most} characters.`;
+  if (UNPRINTABLE.test(label)) return "The name holds characters that cannot be printed.";
   return null;
 }
 
@@ -125,6 +131,8 @@ export const renameClass = (one, label) => edit(async (still) => {
   }
   one.label = label;
   changed();
+  tryAgain(state.pending.filter((each) => each.classKey === one.key
+    && each.problem?.type?.endsWith(":invalid-label")));
   await saveClasses(still);
   return true;
 });

@@ -159,7 +159,10 @@ class ClassCard {
   update(index) {
     const { one } = this;
     this.element.dataset.colour = index % 10;
-    if (document.activeElement !== this.name) this.name.value = one.label;
+    if (document.activeElement !== this.name) {
+      this.name.value = one.label;
+      this.complain(sets.badName(one.label, one));
+    }
     this.name.title = one.label;
     const examples = examplesOf(one.label);
     const pending = state.pending.filter((waiting) => waiting.classKey === one.key);

@@ -3,7 +3,7 @@
 import { words } from "./api.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
-import { dismiss } from "./sending.js";
+import { dismiss, tooLarge, tryAgain } from "./sending.js";
 import { removeExample } from "./sets.js";
 
 /** Stored ones have an id. */
@@ -48,7 +48,11 @@ function pendingTile(item) {
     h("div", { class: "why-not", hidden: true },
       h("p", {}, h("strong", { class: "file" }, item.file.name), " ",
         h("span", { class: "reason", role: "alert" })),
-      h("button", { type: "button", class: "quiet", onclick: () => dismiss(item) }, "Dismiss")));
+      h("div", { class: "buttons" },
+        h("button", {
+          type: "button", class: "quiet again", onclick: () => tryAgain([item]),
+        }, "Try again"),
+        h("button", { type: "button", class: "quiet", onclick: () => dismiss(item) }, "Dismiss"))));
 }
 
 function updatePending(element, item) {
@@ -56,6 +60,9 @@ function updatePending(element, item) {
   element.querySelector("progress").value = item.sent;
   element.querySelector("progress").hidden = Boolean(text);
   element.querySelector(".why-not").hidden = !text;
+  // What is wrong with the file itself stays wrong.
+  element.querySelector(".again").hidden =
+    !item.problem || Boolean(item.problem.file) || Boolean(tooLarge(item.file));
   const reason = element.querySelector(".reason");
   if (text && reason.textContent !== text) reason.textContent = text;
   element.classList.toggle("failed", Boolean(item.problem));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,47 @@ def test_a_connection_that_is_slow_is_sent_less_at_once(
     names = [path.name for path in files]
     assert sent == [names[:4], names[:2], names[2:4], names[4:]]
     assert stored(page, service) == {"Class 1": 4}
+
+
+def test_a_name_that_cannot_be_printed_holds_up_its_own_images_only(
+    page: Any, service: Service, tmp_path: Path
+) -> None:
+    for name, source in (("ho\u202eok", "hook"), ("loop", "loop")):
+        folder = tmp_path / "all" / name
+        folder.mkdir(parents=True)
+        shutil.copy(SUPPORT[source][0], folder)
+    page.locator("#folders").set_input_files(tmp_path / "all")
+    wait_count(thumbs(page, "loop"), 1)
+    assert stored(page, service) == {"loop": 1}
+    bad = page.locator("#classes > li").first
+    assert "cannot be printed" in bad.locator(".head + .fault").inner_text()
+    shot(page, "unprintable")
+    bad.locator(".name").fill("hook")
+    bad.locator(".name").press("Enter")
+    wait_count(thumbs(page, "hook"), 1)
+    assert not bad.locator(".head + .fault").is_visible()
+    assert stored(page, service) == {"hook": 1, "loop": 1}
+
+
+def test_a_label_that_the_service_refuses_sinks_no_other(page: Any, service: Service) -> None:
+    held: list[Any] = []
+    page.route("**/examples", lambda r: r.continue_() if len(held) > 1 else held.append(r))
+    give(page, "Class 1", [SUPPORT["cross"][0]])
+    while not held:
+        page.wait_for_timeout(50)
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    give(page, "Class 2", [SUPPORT["loop"][0]])
+    held[0].continue_()
+    while len(held) < 2:
+        page.wait_for_timeout(50)
+    kind = "urn:fewshot:problem:invalid-label"
+    problem = {"status": 422, "type": kind, "title": "A label is bad", "detail": "", "index": 1}
+    held[1].fulfill(status=422, json=problem)
+    wait_count(card(page, "Class 2").locator(".thumb.failed"), 1)
+    wait_count(card(page, "Class 1").locator(".thumb:not(.sending)"), 2)
+    card(page, "Class 2").get_by_role("button", name="Try again").click()
+    wait_count(thumbs(page, "Class 2"), 1)
+    assert stored(page, service) == {"Class 1": 2, "Class 2": 1}
 
 
 def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:
