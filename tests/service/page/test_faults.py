@@ -408,6 +408,18 @@ def test_a_label_that_the_service_refuses_sinks_no_other(page: Any, service: Ser
     assert stored(page, service) == {"Class 1": 2, "Class 2": 1}
 
 
+def test_a_sample_that_is_refused_leaves_the_set_on_the_page(page: Any) -> None:
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    wait_count(thumbs(page, "Class 1"), 1)
+    own = set_id(page)
+    problem = {"status": 409, "title": "No more support sets may be kept"}
+    page.route("**/v1/support-sets", lambda route: route.fulfill(status=409, json=problem))
+    page.locator("#sample").click()
+    until(page, "document.getElementById('toast').textContent.includes('No more')")
+    assert set_id(page) == own
+    assert thumbs(page, "Class 1").count() == 1
+
+
 def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
