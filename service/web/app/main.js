@@ -10,7 +10,7 @@ import { icon } from "./icons.js";
 import * as measure from "./measure.js";
 import * as query from "./query.js";
 import * as sample from "./sample.js";
-import { addExamples, sendAgain } from "./sending.js";
+import { sendAgain } from "./sending.js";
 import * as sets from "./sets.js";
 import { fromPaste } from "./sources.js";
 import { changed, state, subscribe } from "./state.js";
@@ -131,7 +131,7 @@ function startPage() {
     if (files.length === 0) return;
     event.preventDefault();
     const one = teach.classAt(document.activeElement);
-    if (one) addExamples(one, files);
+    if (one) teach.takeFiles(one, files);
     else query.askFile(files[0]);
   });
   // A drop that misses must not make the browser leave the page for the file.

@@ -4,12 +4,14 @@ import * as address from "./address.js";
 import * as api from "./api.js";
 import { announce, count } from "./dom.js";
 import { here, kept, leave, note, serially, told } from "./editing.js";
-import { badName } from "./sets.js";
+import { badName, takeArchive } from "./sets.js";
 import { changed, newKey, state } from "./state.js";
 
 const BATCH_FILES = 16;
 /** So much should go through a slow connection within the service's patience; less where it did not. */
 let batchBytes = 2e6;
+/** Of the service's limit; the rest is for the form around it. */
+const ARCHIVE_SHARE = 0.99;
 const PATIENCE_MS = 3000;
 
 /** The batch under way keeps its name and its content: it may have arrived although its answer
@@ -33,22 +35,28 @@ export function dismiss(waiting) {
 
 /** Add image files to a class; they show at once and are sent as soon as it can be. */
 export function addExamples(one, files) {
-  for (const file of files) {
+  return put(files.map((file) => ({ classKey: one.key, file, problem: tooLarge(file) })));
+}
+
+/** A zip with a folder per class becomes part of this set, or a new one. */
+export const addArchive = (file) =>
+  put([{ archive: true, file, problem: tooLarge(file, ARCHIVE_SHARE) }]);
+
+function put(items) {
+  for (const one of items) {
     state.pending.push({
-      key: newKey("pending"), classKey: one.key, file, url: URL.createObjectURL(file), sent: 0,
-      problem: tooLarge(file),
+      key: newKey("pending"), url: URL.createObjectURL(one.file), sent: 0, ...one,
     });
   }
   changed();
   return told(() => serially(send));
 }
 
-/** What the service would refuse anyway need not be sent. Half of its limit leaves room for the
- * rest of the request, and is what a batch may hold. */
-export function tooLarge(file) {
-  const most = (state.limits?.body_bytes ?? Infinity) / 2;
+/** What the service would refuse anyway need not be sent. An image may have half of its limit. */
+export function tooLarge(file, share = 0.5) {
+  const most = (state.limits?.body_bytes ?? Infinity) * share;
   if (file.size <= most) return null;
-  return { title: "Too large", detail: `it has ${Math.ceil(file.size / 1e6)} MB, of at most ${
+  return { lasting: true, title: "Too large", detail: `it has ${Math.ceil(file.size / 1e6)} MB, of at most ${
     Math.floor(most / 1e6)} MB` };
 }
 
@@ -70,13 +78,14 @@ async function send() {
     if (!batch) return;
     const { items, labels, fields, key } = batch;
     try {
-      await makeSet(still);
+      await makeSet(still, items[0]);
       if (!still()) return;
       const answer = await api.addExamples(state.set.id, fields, key, (sent, all) =>
         spread(items, sent, all));
       if (!still()) return;
       batch = null;
-      await settle(items, labels, answer);
+      if (items[0].archive) settleArchive(items[0], answer);
+      else await settle(items, labels, answer);
     } catch (error) {
       if (!still()) return;
       if (error.status === 408) {
@@ -98,6 +107,7 @@ async function send() {
 
 /** An image under a name that the service would refuse waits for a better one. */
 const isReady = (item) => {
+  if (item.archive) return !item.problem;
   const one = classOf(item);
   return one && !item.problem && !item.note && !badName(one.label, one);
 };
@@ -114,8 +124,13 @@ function slowDown(items) {
 function nextBatch() {
   const items = [];
   let bytes = 0;
-  for (const one of state.pending.filter(isReady)) {
-    if (items.length === BATCH_FILES || (items.length && bytes + one.file.size > batchBytes)) break;
+  const ready = state.pending.filter(isReady);
+  if (ready[0]?.archive) {
+    return { items: ready.slice(0, 1), labels: [], fields: [["archive", ready[0].file]],
+      key: api.newKey() };
+  }
+  for (const one of ready) {
+    if (one.archive || items.length === BATCH_FILES || (items.length && bytes + one.file.size > batchBytes)) break;
     items.push(one);
     bytes += one.file.size;
   }
@@ -127,11 +142,12 @@ function nextBatch() {
   return { items, labels: items.map(labelOf), fields, key: api.newKey() };
 }
 
-async function makeSet(still) {
+async function makeSet(still, first) {
   if (state.set) return;
   // Should the answer get lost, the same is asked for again and the same set is given.
+  const name = first.archive ? first.file.name.replace(/\.zip$/i, "") : "";
   creation ??= {
-    key: api.newKey(), fields: [["name", ""], ["metadata", JSON.stringify(note())]],
+    key: api.newKey(), fields: [["name", name], ["metadata", JSON.stringify(note())]],
   };
   const made = await api.createSet(creation.fields, creation.key);
   if (!still()) return;
@@ -172,6 +188,14 @@ async function settle(items, labels, { support_set: set, results }) {
   if (added) announce(`${count(added, "example")} added`);
 }
 
+function settleArchive(item, { support_set: set, results }) {
+  dismiss(item);
+  takeArchive(set, results.filter((one) => one.status === "created").map((one) => one.example));
+  const bad = results.filter((one) => one.status === "rejected");
+  if (bad.length) announce(`${count(bad.length, "image")} refused. ${bad[0].problem.detail}`, "error");
+  else announce(`${count(results.length, "example")} added`);
+}
+
 /** Whether it is still to be an example of the class it was sent for: the batch may have waited for
  * long. One that is not wanted under that name but is still there goes again under its new one. */
 const isWanted = (item, label) => state.pending.includes(item) && labelOf(item) === label;
@@ -182,7 +206,8 @@ function refuse(items, labels, error) {
   const { rejected = [], index: at } = error.document;
   const bad = error.type === "invalid-label" ? labels[at] : undefined;
   items.forEach((item, index) => {
-    if (bad === undefined) item.problem = rejected[index] ?? error.document;
+    if (item.archive) item.problem = error.document;
+    else if (bad === undefined) item.problem = rejected[index] ?? error.document;
     else if (labels[index] === bad) item.problem = { ...error.document, detail: "" };
   });
 }

@@ -1,8 +1,7 @@
 // What can be done to the support set and its classes.
 
-import * as address from "./address.js";
 import * as api from "./api.js";
-import { announce, count } from "./dom.js";
+import { announce } from "./dom.js";
 import { edit, here, kept, note, serially, told } from "./editing.js";
 import { dismiss, forgetPending, tryAgain } from "./sending.js";
 import { changed, examplesOf, newKey, state } from "./state.js";
@@ -122,7 +121,12 @@ export function badName(label, one) {
   return null;
 }
 
-export const renameClass = (one, label) => edit(async (still) => {
+export function renameClass(one, label) {
+  one.named = true; // by the person, from now on
+  return edit((still) => renameNow(one, label, still));
+}
+
+async function renameNow(one, label, still) {
   const old = one.label;
   if (examplesOf(old).length > 0) {
     kept(await api.patchSet(state.set.id, { labels: { [old]: label } }));
@@ -135,7 +139,7 @@ export const renameClass = (one, label) => edit(async (still) => {
     && each.problem?.type?.endsWith(":invalid-label")));
   await saveClasses(still);
   return true;
-});
+}
 
 export const removeClass = (one) => edit(async (still) => {
   const id = state.set?.id;
@@ -200,18 +204,21 @@ async function deleteNow(id, example) {
   changed();
 }
 
-// Whole sets
+/** What came in a zip is of this set now, at the revision after. */
+export function takeArchive(set, examples) {
+  if (state.examples.length === 0) makeRoom();
+  for (const { label } of examples) {
+    if (!taken(label)) state.classes.push(newClass(label));
+  }
+  state.examples.push(...examples);
+  kept(set);
+  noteClasses();
+  loadImages(generation, set.id);
+}
 
-/** A zip with a folder per class becomes part of this set, or a new one. */
-export const addArchive = (file, name = "") => told(() => serially(async () => {
-  const fields = [["archive", file]];
-  const answer = state.set
-    ? await api.addExamples(state.set.id, fields, api.newKey(), () => {})
-    : await api.createSet([...fields, ["name", name]], api.newKey());
-  if (!state.set) state.classes = state.classes.filter((one) => examplesOf(one.label).length > 0);
-  address.write({ set: answer.support_set.id, model: state.model });
-  await open(answer.support_set.id);
-  const bad = answer.results.filter((one) => one.status === "rejected");
-  if (bad.length) announce(`${count(bad.length, "image")} refused. ${bad[0].problem.detail}`, "error");
-  else announce(`${count(answer.results.length, "example")} added`);
-}));
+/** The page's own empty classes make room for the first ones. */
+export function makeRoom() {
+  const unused = (one) => examplesOf(one.label).length === 0 && /^Class \d+$/.test(one.label)
+    && !one.named && !state.pending.some((waiting) => waiting.classKey === one.key);
+  state.classes = state.classes.filter((one) => !unused(one));
+}

@@ -10,7 +10,8 @@ export const state = {
    * was loaded the image as `blob` and `url`, or why it is `missing`.
    */
   examples: [],
-  /** Images on their way: [{key, classKey, file, url, sent, problem, note}]. */
+  /** Images on their way: [{key, classKey, file, url, sent, problem, note}]; of an `archive` there
+   * is no class. */
   pending: [],
   /** The cards of the zoo; `loaded` once they and the limits are known. */
   models: [],
