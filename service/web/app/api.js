@@ -17,6 +17,11 @@ export class Problem extends Error {
     this.title = document.title;
   }
 
+  /** Whether it is about a set that is not there, or no longer. */
+  get lost() {
+    return ["unknown-support-set", "support-set-expired"].includes(this.type);
+  }
+
   /** Whether trying again later may mend it. */
   get passing() {
     return [408, 429, 502, 503, 504].includes(this.status);

@@ -54,8 +54,8 @@ async function once() {
     state.answers = Object.fromEntries(found);
     answered = what;
     const known = state.set.revision;
-    // Somebody else has changed the set: what they did is shown, and asked again.
-    if (found.some(([, one]) => one.revision > known)) refresh().catch(() => {});
+    // Somebody else has changed the set: what they did is shown.
+    if (found.some(([, one]) => one.revision > known || one.problem?.lost)) refresh().catch(() => {});
   } catch (error) {
     if (!(error instanceof api.Gone)) throw error;
     forget();

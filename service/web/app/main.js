@@ -93,10 +93,12 @@ function startSet() {
   window.addEventListener("hashchange", follow);
   window.addEventListener("popstate", follow);
   window.addEventListener("focus", () => sets.refresh().catch(() => {}));
-  $("new-set").addEventListener("click", leave);
+  for (const id of ["new-set", "new-for-lost"]) $(id).addEventListener("click", leave);
+  $("send-lost").addEventListener("click", sendLost);
   $("set-name").addEventListener("change", () => sets.renameSet($("set-name").value.trim()));
   $("delete-set").addEventListener("click", deleteSet);
   subscribe(() => {
+    $("lost").hidden = !state.set || state.lost !== state.set.id;
     $("set-name").disabled = $("new-set").disabled = !state.set;
     $("delete-set").disabled = !state.set || deleting.has(state.set.id);
     if (document.activeElement !== $("set-name")) $("set-name").value = state.set?.name ?? "";
@@ -104,6 +106,14 @@ function startSet() {
     if (first) choose.suit(first);
     ask();
   });
+}
+
+/** Make a new set of what the page still has of one that is gone. */
+function sendLost() {
+  const files = sets.filesByLabel();
+  sets.startAnew();
+  address.write({ model: state.model });
+  teach.takeFolders(files);
 }
 
 async function deleteSet() {

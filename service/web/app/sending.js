@@ -4,7 +4,7 @@ import * as address from "./address.js";
 import * as api from "./api.js";
 import { announce, count } from "./dom.js";
 import { here, kept, leave, note, serially, told } from "./editing.js";
-import { badName, takeArchive } from "./sets.js";
+import { badName, refresh, takeArchive } from "./sets.js";
 import { changed, newKey, state } from "./state.js";
 
 const BATCH_FILES = 16;
@@ -93,6 +93,7 @@ async function send() {
         batch = null;
       } else if (error instanceof api.Problem && !error.passing) {
         refuse(items, labels, error);
+        if (error.lost) refresh().catch(() => {});
         batch = null;
       } else {
         // The items stay. Where the service is gone, they go when it is back.

@@ -56,13 +56,27 @@ export async function open(id) {
   await loadImages(mine, id);
 }
 
-/** Look whether somebody else has changed the set meanwhile. */
+/** Look whether somebody else has changed or deleted the set meanwhile. */
 export const refresh = () => serially(async () => {
   if (!state.set) return;
-  const still = here();
-  const set = await api.getSet(state.set.id);
-  if (still() && set.revision !== state.set.revision) await open(set.id);
+  const still = here(), { id } = state.set;
+  try {
+    const set = await api.getSet(id);
+    if (still() && set.revision !== state.set.revision) await open(id);
+  } catch (error) {
+    if (!error.lost) throw error;
+    state.lost = id;
+    changed();
+  }
 });
+
+/** All images of the page by label, those on their way too. */
+export const filesByLabel = () => new Map(state.classes.map((one) => [one.label, [
+  ...examplesOf(one.label).filter((each) => each.blob)
+    .map(({ blob, filename }) => new File([blob], filename, { type: blob.type })),
+  ...state.pending.filter((each) => each.classKey === one.key && !each.note)
+    .map((each) => each.file),
+]]));
 
 /** The classes that have examples and those that the page kept a note of, in its order; and those
  * that images wait for. */

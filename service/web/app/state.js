@@ -3,6 +3,8 @@
 export const state = {
   /** The support set on the server, once there is one: {id, name, revision, metadata}. */
   set: null,
+  /** The id of the set that was found to be no longer on the server. */
+  lost: null,
   /** [{key, label}], in the page's order; a class may have no example yet. */
   classes: [],
   /**

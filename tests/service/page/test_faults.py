@@ -420,6 +420,35 @@ def test_a_sample_that_is_refused_leaves_the_set_on_the_page(page: Any) -> None:
     assert thumbs(page, "Class 1").count() == 1
 
 
+@pytest.mark.parametrize("noticed_by", ["asking", "adding"])
+def test_a_set_that_was_deleted_meanwhile_is_said_and_can_be_sent_again(
+    page: Any, service: Service, noticed_by: str
+) -> None:
+    load_sample(page)
+    lost = set_id(page)
+    httpx.delete(f"{service.base}/v1/support-sets/{lost}").raise_for_status()
+    counts = {"cross": 3, "hook": 3, "loop": 3}
+    if noticed_by == "asking":
+        ask_file(page, QUERIES["cross"])
+    else:
+        give(page, "loop", [QUERIES["loop"]])
+        counts["loop"] = 4
+    banner = page.locator("#lost")
+    banner.wait_for()
+    shot(page, f"lost-{noticed_by}")
+    banner.get_by_role("button", name="Send its images again").click()
+    for label, n in counts.items():
+        wait_count(thumbs(page, label), n)
+    assert not banner.is_visible()
+    assert set_id(page) != lost
+    assert stored(page, service) == counts
+    httpx.delete(f"{service.base}/v1/support-sets/{set_id(page)}").raise_for_status()
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    banner.get_by_role("button", name="Begin a new set").click()
+    wait_count(page.locator(".thumb"), 0)
+    assert not banner.is_visible()
+
+
 def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
