@@ -12,6 +12,8 @@ const TRIES = 4;
 const UNPRINTABLE = /(?![\u200c-\u200f\u061c])[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/u;
 /** While many images come in, the page is drawn again at most this often. */
 const REDRAW_MS = 150;
+/** Before what could not be given for now is asked for again, where the service says no time. */
+const PATIENCE_S = 3;
 
 /** Counts the sets that were opened or begun, so that what comes late for an older one is dropped. */
 let generation = 0;
@@ -50,7 +52,7 @@ export async function open(id) {
     state.classes = [];
   }
   state.set = set;
-  state.examples = examples.map((one) => ({ ...known.get(one.id), ...one }));
+  state.examples = examples.map((one) => ({ ...known.get(one.id), ...one, loading: false }));
   arrangeClasses(set);
   changed();
   await loadImages(mine, id);
@@ -62,7 +64,9 @@ export const refresh = () => serially(async () => {
   const still = here(), { id } = state.set;
   try {
     const set = await api.getSet(id);
-    if (still() && set.revision !== state.set.revision) await open(id);
+    if (!still()) return;
+    if (set.revision !== state.set.revision) await open(id);
+    else loadImages(generation, id); // those that could not be loaded before
   } catch (error) {
     if (!error.lost) throw error;
     state.lost = id;
@@ -92,15 +96,24 @@ function arrangeClasses(set) {
 }
 
 async function loadImages(mine, id) {
-  const waiting = state.examples.filter((one) => !one.blob);
+  const waiting = state.examples.filter((one) => !one.blob && !one.loading);
+  if (waiting.length === 0) return;
   const redraw = setInterval(changed, REDRAW_MS);
   const next = async () => {
     for (let one = waiting.shift(); one && mine === generation; one = waiting.shift()) {
+      one.loading = true;
       try {
         one.blob = await api.exampleImage(id, one.id);
         one.url = URL.createObjectURL(one.blob);
+        one.missing = null;
       } catch (error) {
-        one.missing = error.message;
+        if (error.passing) {
+          waiting.push(one);
+          await new Promise((resolve) =>
+            setTimeout(resolve, 1000 * (error.retryAfter ?? PATIENCE_S)));
+        } else one.missing = error.message;
+      } finally {
+        one.loading = false;
       }
     }
   };

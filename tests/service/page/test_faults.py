@@ -449,6 +449,30 @@ def test_a_set_that_was_deleted_meanwhile_is_said_and_can_be_sent_again(
     assert not banner.is_visible()
 
 
+def test_images_that_could_not_be_loaded_are_loaded_later(page: Any) -> None:
+    load_sample(page)
+    asked: list[str] = []
+    statuses = [429] * 30 + [500] * 6  # more of them than one request is sent again
+
+    def refuse(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) > len(statuses):
+            return route.continue_()
+        status = statuses[len(asked) - 1]
+        problem = {"status": status, "title": "Not now"}
+        route.fulfill(status=status, headers={"Retry-After": "0"}, json=problem)
+
+    page.route("**/examples/*/image", refuse)
+    page.reload()
+    loaded = "[...document.querySelectorAll('.thumb img')].filter((i) => i.naturalWidth).length"
+    until(page, f"{loaded} === 3")
+    wait_count(page.locator(".thumb img[alt*='cannot be shown']"), 6)
+    shot(page, "missing")
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    until(page, f"{loaded} === 9")
+    wait_count(page.locator(".thumb img[alt*='cannot be shown']"), 0)
+
+
 def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
