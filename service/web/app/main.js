@@ -10,7 +10,7 @@ import { icon } from "./icons.js";
 import * as measure from "./measure.js";
 import * as query from "./query.js";
 import * as sample from "./sample.js";
-import { sendAgain } from "./sending.js";
+import { addArchive, sendAgain } from "./sending.js";
 import * as sets from "./sets.js";
 import { fromPaste } from "./sources.js";
 import { changed, state, subscribe } from "./state.js";
@@ -111,9 +111,11 @@ function startSet() {
 /** Make a new set of what the page still has of one that is gone. */
 function sendLost() {
   const files = sets.filesByLabel();
+  const archives = state.pending.filter((one) => one.archive).map((one) => one.file);
   sets.startAnew();
   address.write({ model: state.model });
   teach.takeFolders(files);
+  archives.forEach(addArchive);
 }
 
 async function deleteSet() {

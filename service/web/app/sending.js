@@ -56,8 +56,8 @@ function put(items) {
 export function tooLarge(file, share = 0.5) {
   const most = (state.limits?.body_bytes ?? Infinity) * share;
   if (file.size <= most) return null;
-  return { lasting: true, title: "Too large", detail: `it has ${Math.ceil(file.size / 1e6)} MB, of at most ${
-    Math.floor(most / 1e6)} MB` };
+  const has = Math.ceil(file.size / 1e6), may = Math.floor(most / 1e6);
+  return { lasting: true, title: "Too large", detail: `it has ${has} MB, of at most ${may} MB` };
 }
 
 /** Nothing may have changed, but the person or a new name asks for it. */
@@ -127,11 +127,12 @@ function nextBatch() {
   let bytes = 0;
   const ready = state.pending.filter(isReady);
   if (ready[0]?.archive) {
-    return { items: ready.slice(0, 1), labels: [], fields: [["archive", ready[0].file]],
-      key: api.newKey() };
+    const fields = [["archive", ready[0].file]];
+    return { items: ready.slice(0, 1), labels: [], fields, key: api.newKey() };
   }
   for (const one of ready) {
-    if (one.archive || items.length === BATCH_FILES || (items.length && bytes + one.file.size > batchBytes)) break;
+    if (one.archive || items.length === BATCH_FILES) break;
+    if (items.length && bytes + one.file.size > batchBytes) break;
     items.push(one);
     bytes += one.file.size;
   }

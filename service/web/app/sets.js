@@ -55,7 +55,7 @@ export async function open(id) {
   state.examples = examples.map((one) => ({ ...known.get(one.id), ...one, loading: false }));
   arrangeClasses(set);
   changed();
-  await loadImages(mine, id);
+  loadImages(mine, id); // in its own time: nothing else waits for them
 }
 
 /** Look whether somebody else has changed or deleted the set meanwhile. */
@@ -74,7 +74,7 @@ export const refresh = () => serially(async () => {
   }
 });
 
-/** All images of the page by label, those on their way too. */
+/** All images of the classes by label, those on their way too. */
 export const filesByLabel = () => new Map(state.classes.map((one) => [one.label, [
   ...examplesOf(one.label).filter((each) => each.blob)
     .map(({ blob, filename }) => new File([blob], filename, { type: blob.type })),
