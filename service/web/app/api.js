@@ -75,7 +75,7 @@ export async function call(method, path, options = {}) {
     let answer, found;
     try {
       answer = await fetch(address(path), { method, body, headers: signed, signal: stop.signal });
-      found = await read(answer, listening.heard);
+      found = await (as === "blob" && answer.ok ? read(answer, listening.heard) : answer.text());
     } catch {
       hooks.gone();
       throw new Gone();
@@ -84,11 +84,11 @@ export async function call(method, path, options = {}) {
     }
     hooks.back();
     if (as === "blob" && answer.ok) return found;
-    return contentOf(answer.status, answer.headers, await found.text());
+    return contentOf(answer.status, answer.headers, found);
   });
 }
 
-/** The body as a blob; each part of it is `heard`. */
+/** The body as a blob, which may take its time; each part of it is `heard`. */
 async function read(answer, heard) {
   const parts = [];
   const reader = answer.body?.getReader();
