@@ -1,7 +1,7 @@
 // The answers: confidence bars of one entry, or of two side by side.
 
 import { words } from "./api.js";
-import { isOfQuery } from "./ask.js";
+import { askAgain, isOfQuery } from "./ask.js";
 import { $, count, h, percent, reconcile } from "./dom.js";
 import { icon } from "./icons.js";
 import { addExamples } from "./sending.js";
@@ -45,7 +45,9 @@ export function leading({ probabilities }) {
 function makeAnswer(model) {
   return h("section", { class: "answer", "aria-label": `Answer of ${card(model).title}` },
     h("h3", {}, card(model).title, " ", h("span", { class: "ms" })),
-    h("p", { class: "fault", hidden: true }), h("ol", { class: "bars" }),
+    h("p", { class: "fault", hidden: true }),
+    h("button", { type: "button", class: "again", hidden: true, onclick: askAgain }, "Ask again"),
+    h("ol", { class: "bars" }),
     h("p", { class: "hint others", hidden: true }),
     h("p", { class: "none-of-these", hidden: true }));
 }
@@ -55,6 +57,7 @@ function updateAnswer(element, model) {
   const fault = element.querySelector(".fault");
   fault.hidden = !answer.problem;
   fault.textContent = answer.problem ? words(answer.problem.document) : "";
+  element.querySelector(".again").hidden = !(answer.problem?.passing || answer.problem?.status === 500);
   element.querySelector(".ms").textContent = answer.problem ? "" : `${Math.round(answer.ms)} ms`;
   const rows = answer.problem ? [] : leading(answer);
   reconcile(element.querySelector(".bars"), rows, (row) => row.label, makeBar,

@@ -5,6 +5,9 @@ const KEY = "fewshot-key";
 const TRIES = 4;
 /** In place of the service's own words, which are for programs. */
 const NO_KEY = { status: 401, title: "This service needs an API key", detail: "" };
+/** From a service that is silent for longer nothing is to be expected: it gives a body a minute, and
+ * half of one to an answer. */
+const SILENT_S = 120;
 
 /** A problem document (RFC 9457), or the like of one made from an answer that is none. */
 export class Problem extends Error {
@@ -14,6 +17,16 @@ export class Problem extends Error {
     this.status = document.status;
     this.type = (document.type ?? "").replace(/^urn:fewshot:problem:/, "");
     this.title = document.title;
+  }
+
+  /** Whether it is about a set that is not there, or no longer. */
+  get lost() {
+    return ["unknown-support-set", "support-set-expired"].includes(this.type);
+  }
+
+  /** Whether trying again later may mend it. */
+  get passing() {
+    return [408, 429, 502, 503, 504].includes(this.status);
   }
 }
 
@@ -50,7 +63,7 @@ export function form(fields) {
 /** A request; its JSON, or its blob where `as` says so. `repeatable`: doing it twice is the same as
  * doing it once. Raises `Problem` and `Gone`. */
 export async function call(method, path, options = {}) {
-  const { headers = {}, as = "json", signal, repeatable = method === "GET" } = options;
+  const { headers = {}, as = "json", silent = SILENT_S, repeatable = method === "GET" } = options;
   let { body } = options;
   const sent = { ...headers };
   if (body && !(body instanceof FormData)) {
@@ -59,19 +72,45 @@ export async function call(method, path, options = {}) {
   }
   return again(repeatable, async () => {
     const signed = withKey(sent);
-    let answer;
+    const stop = new AbortController();
+    const listening = listen(silent, () => stop.abort());
+    let answer, found;
     try {
-      answer = await fetch(address(path), { method, body, headers: signed, signal });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
+      answer = await fetch(address(path), { method, body, headers: signed, signal: stop.signal });
+      found = await (as === "blob" && answer.ok ? read(answer, listening.heard) : answer.text());
+    } catch {
       hooks.gone();
       throw new Gone();
+    } finally {
+      listening.end();
     }
     hooks.back();
-    if (!answer.ok) throw await problemOf(answer.status, answer.headers, await answer.text());
-    if (answer.status === 204) return null;
-    return as === "blob" ? answer.blob() : answer.json();
+    if (as === "blob" && answer.ok) return found;
+    return contentOf(answer.status, answer.headers, found);
   });
+}
+
+/** The body as a blob, which may take its time; each part of it is `heard`. */
+async function read(answer, heard) {
+  const parts = [];
+  const reader = answer.body?.getReader();
+  for (let part = await reader?.read(); part && !part.done; part = await reader.read()) {
+    heard();
+    parts.push(part.value);
+  }
+  return new Blob(parts, { type: answer.headers.get("Content-Type") ?? "" });
+}
+
+/** Calls `giveUp` once nothing was heard for so long. */
+function listen(seconds, giveUp) {
+  let timer;
+  const end = () => clearTimeout(timer);
+  const heard = () => {
+    end();
+    timer = setTimeout(giveUp, 1000 * seconds);
+  };
+  heard();
+  return { heard, end };
 }
 
 /** A POST of a form, under an idempotency key, that reports its progress: `progress(sentBytes,
@@ -83,15 +122,17 @@ export function upload(path, body, key, progress) {
     for (const [name, value] of Object.entries(withKey({ "Idempotency-Key": key }))) {
       request.setRequestHeader(name, value);
     }
-    request.upload.onprogress = (event) => progress(event.loaded, event.total);
-    request.onerror = () => { hooks.gone(); reject(new Gone()); };
-    request.onload = async () => {
+    const listening = listen(SILENT_S, () => request.abort());
+    request.upload.onprogress = (event) => {
+      listening.heard();
+      progress(event.loaded, event.total);
+    };
+    request.onloadend = listening.end;
+    request.onerror = request.onabort = () => { hooks.gone(); reject(new Gone()); };
+    request.onload = () => {
       hooks.back();
-      if (request.status < 300) resolve(JSON.parse(request.responseText));
-      else {
-        const found = { get: (name) => request.getResponseHeader(name) };
-        reject(await problemOf(request.status, found, request.responseText));
-      }
+      const headers = { get: (name) => request.getResponseHeader(name) };
+      resolve(contentOf(request.status, headers, request.responseText));
     };
     request.send(body);
   }));
@@ -125,7 +166,17 @@ function withKey(headers) {
   return { ...headers, Authorization: `Bearer ${key}` };
 }
 
-async function problemOf(status, headers, text) {
+/** What stands in a whole answer. Raises `Problem`. */
+async function contentOf(status, headers, text) {
+  if (status < 300) {
+    try {
+      return text ? JSON.parse(text) : null;
+    } catch { /* a proxy's page */ }
+  }
+  throw problemOf(status, headers, text);
+}
+
+function problemOf(status, headers, text) {
   let document = { status, title: `The service answered ${status}`, detail: "" };
   try {
     const given = JSON.parse(text);
@@ -187,10 +238,9 @@ export async function examples(id) {
 }
 
 /** Ask the set; `maps` also asks for attention. */
-export const predict = (id, model, image, maps, signal) =>
+export const predict = (id, model, image, maps) =>
   call("POST", set(id, "/predictions"), {
     body: form([["model", model], ["attention", maps ? "maps" : "none"], ["query_images", image]]),
-    signal,
     repeatable: true,
   });
 
@@ -202,5 +252,6 @@ export const evaluate = (id, models, seconds) =>
   call("POST", set(id, "/evaluations"), {
     body: form(models.map((model) => ["models", model])),
     headers: { "X-Request-Timeout": String(seconds) },
+    silent: seconds + SILENT_S,
     repeatable: true,
   });

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { bitmapOf } from "./bitmaps.js";
+import { tooLarge } from "./sending.js";
 import { refresh } from "./sets.js";
 import { changed, state, taught } from "./state.js";
 
@@ -53,13 +54,19 @@ async function once() {
     state.answers = Object.fromEntries(found);
     answered = what;
     const known = state.set.revision;
-    // Somebody else has changed the set: what they did is shown, and asked again.
-    if (found.some(([, one]) => one.revision > known)) refresh().catch(() => {});
+    // Somebody else has changed the set: what they did is shown.
+    if (found.some(([, one]) => one.revision > known || one.problem?.lost)) refresh().catch(() => {});
   } catch (error) {
     if (!(error instanceof api.Gone)) throw error;
     forget();
   }
   changed();
+}
+
+/** After a problem that passes. */
+export function askAgain() {
+  answered = "";
+  return ask();
 }
 
 /** An answer to something else must not stand beside the query. */
@@ -75,6 +82,8 @@ async function askOne(model, query) {
   const file = new File([query.blob], query.name, { type: query.blob.type });
   const order = state.examples.map((one) => one.id); // which attention counts by
   try {
+    const fault = tooLarge(file);
+    if (fault) throw new api.Problem({ ...fault, file: { field: "query_images", index: 0 } });
     const answer = await withAttention(model, file);
     const ms = performance.now() - start;
     const { encode, adapt, predict } = answer.timing_ms;

@@ -6,11 +6,35 @@ import { refresh } from "./sets.js";
 import { changed, state } from "./state.js";
 
 let tail = Promise.resolve();
+/** Grows when another set is shown. */
+let epoch = 0;
+
+/** Another set is shown from now on. */
+export function leave() {
+  epoch += 1;
+}
+
+/** -> a function that tells whether the set shown now is still shown then. */
+export function here() {
+  const mine = epoch;
+  return () => mine === epoch;
+}
 
 export function serially(work) {
   const run = tail.then(work);
   tail = run.catch(() => {});
   return run;
+}
+
+/** An edit of what is shown now; `work(still)`, which is not begun where another set is shown by its
+ * turn. */
+export function edit(work) {
+  const still = here();
+  return told(() => serially(() => {
+    if (still()) return work(still);
+    announce("A change was not made, as another set is shown by now", "error");
+    return undefined;
+  }));
 }
 
 /** Say what went wrong with an edit; nothing is lost on the server. It may have been done all the

@@ -10,7 +10,7 @@ import { icon } from "./icons.js";
 import * as measure from "./measure.js";
 import * as query from "./query.js";
 import * as sample from "./sample.js";
-import { addExamples, sendAgain } from "./sending.js";
+import { addArchive, sendAgain } from "./sending.js";
 import * as sets from "./sets.js";
 import { fromPaste } from "./sources.js";
 import { changed, state, subscribe } from "./state.js";
@@ -19,9 +19,9 @@ import * as teach from "./teach.js";
 import * as why from "./why.js";
 
 const KNOCK_MS = 1500;
-/** Of a service that starts, stops or has too much to do. */
-const BUSY = [429, 503, 504];
 let booting = null;
+/** Ids of the sets that are being deleted. */
+const deleting = new Set();
 
 for (const place of document.querySelectorAll("[data-icon]")) {
   place.prepend(icon(place.dataset.icon));
@@ -46,7 +46,7 @@ async function load() {
       [state.models, state.limits] = await Promise.all([api.models(), api.limits()]);
       break;
     } catch (error) {
-      const passing = error instanceof api.Gone || BUSY.includes(error.status);
+      const passing = error instanceof api.Gone || error.passing;
       if (!passing) {
         $("no-key").hidden = error.status !== 401;
         if (error.status !== 401) announce(error.message, "error");
@@ -99,21 +99,41 @@ function startSet() {
   window.addEventListener("hashchange", follow);
   window.addEventListener("popstate", follow);
   window.addEventListener("focus", () => sets.refresh().catch(() => {}));
-  $("new-set").addEventListener("click", begin);
+  for (const id of ["new-set", "new-for-lost"]) $(id).addEventListener("click", begin);
+  $("send-lost").addEventListener("click", sendLost);
   $("set-name").addEventListener("change", () => sets.renameSet($("set-name").value.trim()));
-  $("delete-set").addEventListener("click", async () => {
-    const question = "Delete this support set with all its examples from the server?";
-    if (!confirm(question) || !(await sets.deleteSet())) return;
-    begin();
-    announce("The support set was deleted");
-  });
+  $("delete-set").addEventListener("click", deleteSet);
   subscribe(() => {
-    $("set-name").disabled = $("delete-set").disabled = $("new-set").disabled = !state.set;
+    $("lost").hidden = !state.set || state.lost !== state.set.id;
+    $("set-name").disabled = $("new-set").disabled = !state.set;
+    $("delete-set").disabled = !state.set || deleting.has(state.set.id);
     if (document.activeElement !== $("set-name")) $("set-name").value = state.set?.name ?? "";
     const first = state.examples[0]?.blob ?? state.pending[0]?.file;
     if (first) choose.suit(first);
     ask();
   });
+}
+
+/** Make a new set of what the page still has of one that is gone. */
+function sendLost() {
+  const files = sets.filesByLabel();
+  const archives = state.pending.filter((one) => one.archive).map((one) => one.file);
+  sets.startAnew();
+  address.write({ model: state.model });
+  teach.takeFolders(files);
+  archives.forEach(addArchive);
+}
+
+async function deleteSet() {
+  const { id } = state.set;
+  if (!confirm("Delete this support set with all its examples from the server?")) return;
+  deleting.add(id);
+  changed();
+  const done = await sets.deleteSet();
+  deleting.delete(id);
+  if (done && state.set?.id === id) begin();
+  if (done) announce("The support set was deleted");
+  changed();
 }
 
 // What belongs to no part of the page
@@ -129,7 +149,7 @@ function startPage() {
     if (files.length === 0) return;
     event.preventDefault();
     const one = teach.classAt(document.activeElement);
-    if (one) addExamples(one, files);
+    if (one) teach.takeFiles(one, files);
     else query.askFile(files[0]);
   });
   // A drop that misses must not make the browser leave the page for the file.

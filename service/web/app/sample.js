@@ -1,5 +1,6 @@
 // A task to try: three glyphs that no model has seen, drawn by samples/draw.py.
 
+import { write as showSet } from "./address.js";
 import * as api from "./api.js";
 import { suit } from "./choose.js";
 import { $, announce, h } from "./dom.js";
@@ -33,12 +34,12 @@ async function load() {
   try {
     const file = await fetched("support.zip", "application/zip");
     const first = await fetched(`${QUERIES[0]}.png`, "image/png");
-    sets.startAnew();
-    state.classes = [];
+    const fields = [["archive", file], ["name", NAME], ["metadata", JSON.stringify(MARK)]];
+    const { support_set: set } = await api.createSet(fields, api.newKey());
     await suit(first);
-    await sets.addArchive(file, NAME, MARK);
-    if (state.set) askFile(first);
-    else sets.startAnew(); // it was refused, and why was said
+    showSet({ set: set.id, model: state.model });
+    await sets.open(set.id);
+    askFile(first);
   } catch (error) {
     if (!(error instanceof api.Problem) && !(error instanceof api.Gone)) throw error;
     announce(error.message, "error");

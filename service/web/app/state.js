@@ -3,6 +3,8 @@
 export const state = {
   /** The support set on the server, once there is one: {id, name, revision, metadata}. */
   set: null,
+  /** The id of the set that was found to be no longer on the server. */
+  lost: null,
   /** [{key, label}], in the page's order; a class may have no example yet. */
   classes: [],
   /**
@@ -10,7 +12,8 @@ export const state = {
    * was loaded the image as `blob` and `url`, or why it is `missing`.
    */
   examples: [],
-  /** Images on their way: [{key, classKey, file, url, sent, problem, note}]. */
+  /** Images on their way: [{key, classKey, file, url, sent, problem, note}]; of an `archive` there
+   * is no class. */
   pending: [],
   /** The cards of the zoo; `loaded` once they and the limits are known. */
   models: [],

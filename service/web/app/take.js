@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { queryFault, ready } from "./ask.js";
 import { $, announce, count, h } from "./dom.js";
 import { icon } from "./icons.js";
+import { refresh } from "./sets.js";
 import { card, examplesOf, state, subscribe } from "./state.js";
 import { zip } from "./zip.js";
 
@@ -57,7 +58,10 @@ async function takeClassifier() {
 /** A folder per class, as the service and the command line take it. */
 async function takeZip() {
   const missing = state.examples.filter((one) => !one.blob).length;
-  if (missing) return announce(`${count(missing, "image")} not loaded yet; try again.`, "error");
+  if (missing) {
+    refresh().catch(() => {}); // which loads them
+    return announce(`${count(missing, "image")} not loaded yet; try again.`, "error");
+  }
   const folders = new Set();
   const folder = (label) => {
     let name = folderName(label);

@@ -2,7 +2,7 @@
 
 import { $, announce, count, h, reconcile } from "./dom.js";
 import { icon } from "./icons.js";
-import { addExamples } from "./sending.js";
+import { addArchive, addExamples } from "./sending.js";
 import * as sets from "./sets.js";
 import { ACCEPT, droppable, fromFolderInput, isArchive } from "./sources.js";
 import { examplesOf, state, subscribe } from "./state.js";
@@ -23,7 +23,7 @@ export function start() {
   droppable($("teach"), ({ files, folders: dropped }) => {
     takeFolders(dropped);
     const [archives, images] = split(files);
-    for (const archive of archives) sets.addArchive(archive, archive.name.replace(/\.zip$/i, ""));
+    archives.forEach(addArchive);
     if (images.length) announce("Drop images onto one of the classes, or a folder per class here.");
   });
   subscribe(show);
@@ -31,18 +31,25 @@ export function start() {
 
 const split = (files) => [files.filter(isArchive), files.filter((file) => !isArchive(file))];
 
+/** Images are of this class; a zip says itself which ones. */
+export function takeFiles(one, files) {
+  const [archives, images] = split(files);
+  if (images.length) addExamples(one, images);
+  archives.forEach(addArchive);
+}
+
 /** A folder is a class; the page's own empty classes make room for the first ones. */
 export function takeFolders(folders) {
   if (folders.size === 0) return;
-  const unused = (one) => examplesOf(one.label).length === 0 && /^Class \d+$/.test(one.label)
-    && !state.pending.some((waiting) => waiting.classKey === one.key);
-  if (!state.set) state.classes = state.classes.filter((one) => !unused(one));
+  if (!state.set) sets.makeRoom();
   for (const [label, files] of folders) addExamples(sets.addClass(label), files);
 }
 
 const cards = new Map();
 
 function show() {
+  reconcile($("archives"), state.pending.filter((one) => one.archive), (one) => one.key, makeTile,
+    updateTile);
   reconcile($("classes"), state.classes, (one) => one.key, make,
     (element, one, index) => cards.get(one.key).update(index));
   for (const key of cards.keys()) {
@@ -81,7 +88,7 @@ class ClassCard {
     this.remove = h("button", { type: "button", class: "bare", onclick: () => this.delete() },
       icon("trash"));
     this.files = h("input", {
-      type: "file", accept: ACCEPT, multiple: true, hidden: true, tabIndex: -1,
+      type: "file", accept: `${ACCEPT},.zip`, multiple: true, hidden: true, tabIndex: -1,
       onchange: () => { this.take([...this.files.files]); this.files.value = ""; },
     });
     this.tools = {
@@ -98,10 +105,8 @@ class ClassCard {
       this.fault,
       this.sources, this.place, this.thumbs);
     droppable(this.element, ({ files, folders }) => {
-      const [archives, images] = split(files);
-      this.take(images);
+      this.take(files);
       takeFolders(folders);
-      for (const archive of archives) sets.addArchive(archive);
     });
   }
 
@@ -112,11 +117,11 @@ class ClassCard {
   }
 
   take(files) {
-    if (files.length) addExamples(this.one, files);
+    takeFiles(this.one, files);
   }
 
   async rename() {
-    const label = this.name.value.trim();
+    const label = sets.cleanName(this.name.value);
     if (label === this.one.label) return this.complain(null);
     const fault = sets.badName(label, this.one);
     this.complain(fault);
@@ -133,7 +138,7 @@ class ClassCard {
   /** Whether what was typed is shown with its fault, which it still has. */
   faulty() {
     const text = this.fault.textContent;
-    return text !== "" && text === sets.badName(this.name.value.trim(), this.one);
+    return text !== "" && text === sets.badName(sets.cleanName(this.name.value), this.one);
   }
 
   complain(text) {

@@ -3,7 +3,7 @@
 import { words } from "./api.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
-import { dismiss } from "./sending.js";
+import { dismiss, tryAgain } from "./sending.js";
 import { removeExample } from "./sets.js";
 
 /** Stored ones have an id. */
@@ -43,21 +43,31 @@ function updateExample(element, example, place) {
 
 function pendingTile(item) {
   return h("li", { class: "thumb sending" },
-    h("img", { src: item.url, alt: item.file.name, onerror: ({ target }) => target.remove() }),
+    !item.archive
+      && h("img", { src: item.url, alt: item.file.name, onerror: ({ target }) => target.remove() }),
     h("progress", { max: 1, "aria-label": `Sending ${item.file.name}` }),
     h("div", { class: "why-not", hidden: true },
       h("p", {}, h("strong", { class: "file" }, item.file.name), " ",
         h("span", { class: "reason", role: "alert" })),
-      h("button", { type: "button", class: "quiet", onclick: () => dismiss(item) }, "Dismiss")));
+      h("div", { class: "buttons" },
+        h("button", {
+          type: "button", class: "quiet again", onclick: () => tryAgain([item]),
+        }, "Try again"),
+        h("button", { type: "button", class: "quiet dismiss", onclick: () => dismiss(item) }, "Dismiss"))));
 }
 
 function updatePending(element, item) {
   const text = item.problem ? words(item.problem, true) : item.note;
   element.querySelector("progress").value = item.sent;
   element.querySelector("progress").hidden = Boolean(text);
-  element.querySelector(".why-not").hidden = !text;
+  element.querySelector(".why-not").hidden = !text && !item.archive;
+  element.querySelector(".dismiss").hidden = !text;
+  // What is wrong with the file itself stays wrong.
+  element.querySelector(".again").hidden =
+    !item.problem || Boolean(item.problem.file || item.problem.lasting);
   const reason = element.querySelector(".reason");
   if (text && reason.textContent !== text) reason.textContent = text;
+  element.classList.toggle("archive", Boolean(item.archive));
   element.classList.toggle("failed", Boolean(item.problem));
   element.classList.toggle("noted", Boolean(item.note));
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,267 @@ def test_what_is_under_way_when_another_set_is_begun_stays_with_its_own(
     wait_count(page.locator(".thumb"), 1)
     before = httpx.get(f"{service.base}/v1/support-sets/{first}").json()
     assert before["classes"] == [{"label": "Class 1", "examples": 3}]
+
+
+def test_what_waits_for_an_upload_is_done_to_its_own_set_or_not_at_all(
+    page: Any, service: Service
+) -> None:
+    load_sample(page)
+    other = set_id(page)
+    page.locator("#new-set").click()
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    wait_count(thumbs(page, "Class 1"), 1)
+    own = set_id(page)
+    held: list[Any] = []
+    page.route("**/examples", lambda route: held.append(route))
+    give(page, "Class 1", SUPPORT["hook"][1:])
+    while not held:
+        page.wait_for_timeout(50)
+    page.locator("#set-name").fill("own")
+    page.locator("#set-name").press("Enter")
+    card(page, "Class 1").locator(".name").fill("hook")
+    card(page, "Class 1").locator(".name").press("Enter")
+    page.evaluate("history.go(-2)")
+    wait_count(thumbs(page, "loop"), 3)
+    held[0].continue_()
+    until(page, "document.getElementById('toast').textContent.includes('not made')")
+
+    def known(of: str) -> tuple[str, list[str]]:
+        found = httpx.get(f"{service.base}/v1/support-sets/{of}").json()
+        return found["name"], [one["label"] for one in found["classes"]]
+
+    assert known(other) == ("Sample: three glyphs", ["cross", "hook", "loop"])
+    assert known(own) == ("own", ["Class 1"])
+
+
+def test_a_set_is_deleted_while_an_upload_to_it_is_under_way(page: Any, service: Service) -> None:
+    load_sample(page)
+    other = set_id(page)
+    page.locator("#new-set").click()
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    wait_count(thumbs(page, "Class 1"), 1)
+    own = set_id(page)
+    held: list[Any] = []
+    page.route("**/examples", lambda route: held.append(route))
+    give(page, "Class 1", SUPPORT["hook"][1:])
+    while not held:
+        page.wait_for_timeout(50)
+    deletions: list[Any] = []
+
+    def delete(route: Any) -> None:
+        if route.request.method != "DELETE":
+            return route.fallback()
+        deletions.append(route)
+
+    page.route("**/v1/support-sets/*", delete)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#delete-set").click()
+    while not deletions:
+        page.wait_for_timeout(50)
+    assert page.locator("#delete-set").is_disabled()
+    page.evaluate("history.go(-2)")
+    wait_count(thumbs(page, "loop"), 3)
+    assert page.locator("#delete-set").is_enabled()
+    deletions[0].continue_()
+    until(page, "document.getElementById('toast').textContent === 'The support set was deleted'")
+    with page.expect_response("**/examples"):
+        held[0].continue_()
+    assert set_id(page) == other
+    url = f"{service.base}/v1/support-sets"
+    assert [httpx.get(f"{url}/{one}").status_code for one in (own, other)] == [404, 200]
+
+
+#: For the page before it starts: what `window.broken` matches breaks off amid its answer, once.
+BREAK = """
+  const { fetch } = window;
+  window.fetch = async (address, options) => {
+    const answer = await fetch(address, options);
+    if (!window.broken || !String(address).includes(window.broken)) return answer;
+    window.broken = null;
+    let first = true;
+    return new Response(new ReadableStream({ pull(to) {
+      if (first) to.enqueue(new TextEncoder().encode('{"models": ['));
+      else to.error(new TypeError("network error"));
+      first = false;
+    } }), { status: answer.status, headers: answer.headers });
+  };
+"""
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(page: Any) -> None:
+    page.add_init_script(BREAK + "window.broken = 'v1/models';")
+    page.reload()
+    page.wait_for_selector("#entries li")
+    load_sample(page)
+    page.evaluate("() => { window.broken = '/predictions'; }")
+    ask_file(page, QUERIES["cross"])
+    wait_best(page, "cross")
+    assert page.locator("#answers.stale").count() == 0
+    page.evaluate("() => { window.broken = '/evaluations'; }")
+    page.locator("#measure").click()
+    until(page, "document.getElementById('toast').textContent.includes('does not answer')")
+    page.locator("#offline").wait_for(state="hidden")
+
+
+def test_a_connection_that_is_silent_is_given_up(page: Any) -> None:
+    load_sample(page)
+    page.clock.install()
+    held: list[Any] = []
+    page.route("**/predictions", lambda r: r.continue_() if held else held.append(r))
+    ask_file(page, QUERIES["cross"])
+    while not held:
+        page.wait_for_timeout(50)
+    page.clock.fast_forward("03:00")
+    wait_best(page, "cross")
+
+
+def test_what_could_not_be_answered_for_now_can_be_asked_again(page: Any) -> None:
+    load_sample(page)
+    busy = {"status": 503, "title": "The service has too much to do"}
+    page.route("**/predictions", lambda route: route.fulfill(status=503, json=busy))
+    ask_file(page, QUERIES["cross"])
+    again = page.get_by_role("button", name="Ask again")
+    again.wait_for()
+    shot(page, "ask-again")
+    page.unroute("**/predictions")
+    again.click()
+    wait_best(page, "cross")
+    assert not again.is_visible()
+
+
+def test_a_connection_that_is_slow_is_sent_less_at_once(
+    page: Any, service: Service, tmp_path: Path
+) -> None:
+    """And is told which file is too much for it."""
+    files = []
+    for n in range(5):
+        files.append(tmp_path / f"{n}.png")
+        padding = bytes(1_500_000 if n == 4 else 300_000)
+        files[-1].write_bytes(SUPPORT["hook"][0].read_bytes() + bytes([n]) + padding)
+    sent: list[list[str]] = []
+
+    def slow(route: Any) -> None:
+        body = route.request.post_data_buffer
+        sent.append([path.name for path in files if path.name.encode() in body])
+        if len(sent[-1]) <= 2 and "4.png" not in sent[-1]:
+            return route.continue_()
+        problem = {"status": 408, "title": "The request body did not arrive in time"}
+        route.fulfill(status=408, json=problem)
+
+    page.route("**/examples", slow)
+    give(page, "Class 1", files)
+    failed = card(page, "Class 1").locator(".thumb.failed")
+    failed.wait_for()
+    assert "the connection is too slow for this file" in failed.inner_text()
+    names = [path.name for path in files]
+    assert sent == [names[:4], names[:2], names[2:4], names[4:]]
+    assert stored(page, service) == {"Class 1": 4}
+
+
+def test_a_name_that_cannot_be_printed_holds_up_its_own_images_only(
+    page: Any, service: Service, tmp_path: Path
+) -> None:
+    for name, source in (("ho\u202eok", "hook"), ("loop", "loop")):
+        folder = tmp_path / "all" / name
+        folder.mkdir(parents=True)
+        shutil.copy(SUPPORT[source][0], folder)
+    page.locator("#folders").set_input_files(tmp_path / "all")
+    wait_count(thumbs(page, "loop"), 1)
+    assert stored(page, service) == {"loop": 1}
+    bad = page.locator("#classes > li").first
+    assert "cannot be printed" in bad.locator(".head + .fault").inner_text()
+    shot(page, "unprintable")
+    bad.locator(".name").fill("hook")
+    bad.locator(".name").press("Enter")
+    wait_count(thumbs(page, "hook"), 1)
+    assert not bad.locator(".head + .fault").is_visible()
+    assert stored(page, service) == {"hook": 1, "loop": 1}
+
+
+def test_a_label_that_the_service_refuses_sinks_no_other(page: Any, service: Service) -> None:
+    held: list[Any] = []
+    page.route("**/examples", lambda r: r.continue_() if len(held) > 1 else held.append(r))
+    give(page, "Class 1", [SUPPORT["cross"][0]])
+    while not held:
+        page.wait_for_timeout(50)
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    give(page, "Class 2", [SUPPORT["loop"][0]])
+    held[0].continue_()
+    while len(held) < 2:
+        page.wait_for_timeout(50)
+    kind = "urn:fewshot:problem:invalid-label"
+    problem = {"status": 422, "type": kind, "title": "A label is bad", "detail": "", "index": 1}
+    held[1].fulfill(status=422, json=problem)
+    wait_count(card(page, "Class 2").locator(".thumb.failed"), 1)
+    wait_count(card(page, "Class 1").locator(".thumb:not(.sending)"), 2)
+    card(page, "Class 2").get_by_role("button", name="Try again").click()
+    wait_count(thumbs(page, "Class 2"), 1)
+    assert stored(page, service) == {"Class 1": 2, "Class 2": 1}
+
+
+def test_a_sample_that_is_refused_leaves_the_set_on_the_page(page: Any) -> None:
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    wait_count(thumbs(page, "Class 1"), 1)
+    own = set_id(page)
+    problem = {"status": 409, "title": "No more support sets may be kept"}
+    page.route("**/v1/support-sets", lambda route: route.fulfill(status=409, json=problem))
+    page.locator("#sample").click()
+    until(page, "document.getElementById('toast').textContent.includes('No more')")
+    assert set_id(page) == own
+    assert thumbs(page, "Class 1").count() == 1
+
+
+@pytest.mark.parametrize("noticed_by", ["asking", "adding"])
+def test_a_set_that_was_deleted_meanwhile_is_said_and_can_be_sent_again(
+    page: Any, service: Service, noticed_by: str
+) -> None:
+    load_sample(page)
+    lost = set_id(page)
+    httpx.delete(f"{service.base}/v1/support-sets/{lost}").raise_for_status()
+    counts = {"cross": 3, "hook": 3, "loop": 3}
+    if noticed_by == "asking":
+        ask_file(page, QUERIES["cross"])
+    else:
+        give(page, "loop", [QUERIES["loop"]])
+        counts["loop"] = 4
+    banner = page.locator("#lost")
+    banner.wait_for()
+    shot(page, f"lost-{noticed_by}")
+    banner.get_by_role("button", name="Send its images again").click()
+    for label, n in counts.items():
+        wait_count(thumbs(page, label), n)
+    assert not banner.is_visible()
+    assert set_id(page) != lost
+    assert stored(page, service) == counts
+    httpx.delete(f"{service.base}/v1/support-sets/{set_id(page)}").raise_for_status()
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    banner.get_by_role("button", name="Begin a new set").click()
+    wait_count(page.locator(".thumb"), 0)
+    assert not banner.is_visible()
+
+
+def test_images_that_could_not_be_loaded_are_loaded_later(page: Any) -> None:
+    load_sample(page)
+    asked: list[str] = []
+    statuses = [429] * 30 + [500] * 6  # more of them than one request is sent again
+
+    def refuse(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) > len(statuses):
+            return route.continue_()
+        status = statuses[len(asked) - 1]
+        problem = {"status": status, "title": "Not now"}
+        route.fulfill(status=status, headers={"Retry-After": "0"}, json=problem)
+
+    page.route("**/examples/*/image", refuse)
+    page.reload()
+    loaded = "[...document.querySelectorAll('.thumb img')].filter((i) => i.naturalWidth).length"
+    until(page, f"{loaded} === 3")
+    wait_count(page.locator(".thumb img[alt*='cannot be shown']"), 6)
+    shot(page, "missing")
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    until(page, f"{loaded} === 9")
+    wait_count(page.locator(".thumb img[alt*='cannot be shown']"), 0)
 
 
 def test_a_file_beyond_the_services_limit_is_not_even_sent(page: Any, tmp_path: Path) -> None:

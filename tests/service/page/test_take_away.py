@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from tests.service.browser import Service
 from tests.service.page.visiting import (
     QUERIES,
     SUPPORT,
+    drop_archive,
     load_sample,
     rename,
     stored,
@@ -67,14 +67,7 @@ def test_the_examples_come_as_a_zip_that_teaches_again(
         whole = {archive.read(name) for name in names}
     assert whole == {path.read_bytes() for paths in SUPPORT.values() for path in paths}
     page.locator("#new-set").click()
-    drop = """({ name, data }) => {
-      const transfer = new DataTransfer();
-      const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-      transfer.items.add(new File([bytes], name, { type: "application/zip" }));
-      document.getElementById("teach").dispatchEvent(
-        new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
-    }"""
-    page.evaluate(drop, {"name": file.name, "data": base64.b64encode(file.read_bytes()).decode()})
+    drop_archive(page, file)
     wait_count(thumbs(page, "Schleife_ö"), 3)
     assert stored(page, service) == {"Schleife_ö": 3, "cross": 3, "hook": 3}
 

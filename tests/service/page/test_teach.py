@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -97,6 +99,39 @@ def test_a_folder_per_class_teaches_them_all(page: Any, service: Service) -> Non
         wait_count(thumbs(page, label), 3)
     assert stored(page, service) == {"cross": 3, "hook": 3, "loop": 3}
     wait_count(page.locator("#classes > li"), 3)  # the empty ones made room
+
+
+def test_names_are_written_as_the_service_writes_them(
+    page: Any, service: Service, tmp_path: Path
+) -> None:
+    """Else what comes back would be taken for another class, and be sent again for ever."""
+    for name, source in (("Cafe\u0301", "hook"), (" loop", "loop")):
+        folder = tmp_path / "all" / name
+        folder.mkdir(parents=True)
+        shutil.copy(SUPPORT[source][0], folder)
+    page.locator("#folders").set_input_files(tmp_path / "all")
+    for label in ("Caf\u00e9", "loop"):
+        wait_count(thumbs(page, label), 1)
+    assert stored(page, service) == {"Caf\u00e9": 1, "loop": 1}
+    rename(page, "loop", "Cafe\u0301s", "Caf\u00e9s")
+    assert stored(page, service) == {"Caf\u00e9": 1, "Caf\u00e9s": 1}
+
+
+def test_a_name_that_the_service_spells_otherwise_is_taken_over(page: Any) -> None:
+    sent: list[str] = []
+
+    def respell(route: Any) -> None:
+        sent.append(route.request.method)
+        found = httpx.get(route.request.url.removesuffix("/examples")).json()
+        example = {"id": "exa_1", "label": "Klasse 1", "filename": "1.png"}
+        results = [{"status": "created", "example": example}]
+        route.fulfill(status=201, json={"support_set": found, "results": results})
+
+    page.route("**/examples", respell)
+    give(page, "Class 1", [SUPPORT["hook"][0]])
+    wait_count(thumbs(page, "Klasse 1"), 1)
+    page.wait_for_timeout(300)
+    assert sent == ["POST"]
 
 
 def test_folders_and_their_files_come_by_name(page: Any) -> None:

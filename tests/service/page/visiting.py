@@ -61,14 +61,26 @@ def thumbs(page: Any, label: str) -> Any:
     return card(page, label).locator(".thumb:not(.sending)")
 
 
-def rename(page: Any, old: str, new: str) -> None:
+def rename(page: Any, old: str, new: str, becomes: str = "") -> None:
     card(page, old).locator(".name").fill(new)
     card(page, old).locator(".name").press("Enter")
-    card(page, new).wait_for()
+    card(page, becomes or new).wait_for()
 
 
 def give(page: Any, label: str, files: list[Path]) -> None:
     card(page, label).locator('input[type="file"]').set_input_files(files)
+
+
+def drop_archive(page: Any, file: Path) -> None:
+    """On no class, but beside them."""
+    drop = """({ name, data }) => {
+      const transfer = new DataTransfer();
+      const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+      transfer.items.add(new File([bytes], name, { type: "application/zip" }));
+      document.getElementById("teach").dispatchEvent(
+        new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    }"""
+    page.evaluate(drop, {"name": file.name, "data": base64.b64encode(file.read_bytes()).decode()})
 
 
 def until(page: Any, expression: str, arg: Any = None) -> None:
