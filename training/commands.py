@@ -98,8 +98,10 @@ def train(
         best = run.best
         held_out = loaded.data.classes == "train"
         kept = "Best validation accuracy" if held_out else "Accuracy on classes trained on"
-        console = Console()
-        console.print(f"{kept} {best.accuracy:.2%} after step {best.step}, in {folder}")
+        console = Console(markup=False, emoji=False)
+        console.print(
+            f"{kept} {best.accuracy:.2%} after step {best.step}, in {folder}", soft_wrap=True
+        )
         if run.step < loaded.steps:
             console.print(
                 f"{run.step} of {loaded.steps} steps are done; the same command without --until "
@@ -120,7 +122,7 @@ def export(run: Path, zoo: Path | None, replace: bool) -> None:
         table.add_column("kB", justify="right")
         for name, fact in card.files.items():
             table.add_row(name, f"{fact.bytes / 1000:.1f}")
-        console = Console()
+        console = Console(markup=False, emoji=False)
         console.print(table)
         console.print(f"in {root / card.id}", soft_wrap=True)
         console.print(
@@ -283,7 +285,7 @@ def report(row: Accuracy, as_json: bool, classes: str, beside: Difference | None
         f"{row.mean:.2%}",
         f"± {row.ci95:.2%}",
     )
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     if beside:
         console.print(

@@ -55,6 +55,20 @@ def made(made_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def test_folders_in_brackets_are_told_as_they_are(made_data: Path, tmp_path: Path) -> None:
+    """Rich would read them as styles."""
+    source = write_recipe(tmp_path / "mine.yaml", steps=1)
+    run, zoo = tmp_path / "x[" / "bold]", tmp_path / "x[bold]"
+    done = fewshot("train", source, "--out", run, "--data", made_data)
+    assert done.exit_code == 0, done.output
+    assert f"after step 1, in {run}\n" in done.stdout
+    assert f"fewshot export {shlex.quote(str(run))} --zoo zoo\n" in done.stdout
+    done = fewshot("export", run, "--zoo", zoo)
+    assert f"in {zoo / ENTRY}\n" in done.stdout
+    asked = ["evaluate", ENTRY, "--way", 2, "--tasks", 2, "--queries", 2, "--zoo", zoo]
+    assert fewshot(*asked, "--data", made_data).exit_code == 0
+
+
 def test_the_card_tells_the_facts_of_the_run(made: Path) -> None:
     card = load_card(made / "zoo" / ENTRY)
     with safe_open(made / "run" / "best.safetensors", "pt") as file:
