@@ -188,13 +188,17 @@ def evaluate_entry(
             way, shot, queries, presentation, tasks, seed, rotations, runtime, apart, classes
         )
         training = trained(card)
+        # Of one data set, two splits may have the same test classes: their classes are compared.
+        others = ZooError(f"{against} is measured on other classes than {model}")
+        if trained(cards[-1]).dataset != training.dataset:
+            raise others
         learners = [
             protocol.learner(card, held, place)
             for card, (_, held) in zip(cards, entries, strict=True)
         ]
         stores = [protocol.store(card, data, download) for card in cards]
         if stores[0].classes != stores[-1].classes:
-            raise ZooError(f"{against} is measured on other classes than {model}")
+            raise others
         with Progress(disable=as_json, transient=True) as progress:
             bar = progress.add_task(f"{tasks} tasks", total=tasks * len(cards))
 
