@@ -196,6 +196,7 @@ def train(
     Raises `RecipeError`, `DataError`, `CheckpointError`.
     """
     keep_memory()
+    end = min(until or recipe.steps, recipe.steps)
     with fitting(recipe):
         registry.checked(recipe.learner, recipe.config)
     stores = load_splits(recipe.data, root, download)
@@ -213,9 +214,9 @@ def train(
             text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
             checkpoint.write_atomically(out / "recipe.yaml", text.encode())
         board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step + 1)
-        with board, bar(run, quiet) as tick, finishing_the_step(run):
-            loop(run, min(until or recipe.steps, recipe.steps), board, tick)
-    if run.step < min(until or recipe.steps, recipe.steps):
+        with board, bar(run, end, quiet) as tick, finishing_the_step(run):
+            loop(run, end, board, tick)
+    if run.step < end:
         raise Stopped
     return run
 
@@ -262,19 +263,20 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
                 f"{recipe.id}: the loss is {float(loss.detach())} at step {run.step}; lower "
                 "optimizer.lr or set optimizer.clip, then start again with --fresh"
             )
+        scalars = {}
         if run.step % LOG_EVERY == 0:
             metrics = {"loss": loss.detach(), **metrics}
             scalars = {k: float(v.detach()) for k, v in metrics.items() if not v.ndim}
             for name, value in scalars.items():
                 board.add_scalar(f"train/{name}", value, run.step)
-            tick(run.step, scalars)
+        tick(run.step, scalars)
         if wanted:
             accuracy = run.validate(extra=not regular)
             if accuracy is not None:
                 board.add_scalar("val/accuracy", accuracy, run.step)
                 if regular:
                     run.history.add(run.step, "validation", torch.tensor(accuracy))
-            tick(run.step, {} if accuracy is None else {"val": accuracy})
+                tick(run.step, {"val": accuracy})
         run.seconds += time.perf_counter() - started
         if run.step % recipe.checkpoint_every == 0 or run.step == until:
             save(run)
