@@ -79,7 +79,7 @@ def train(
                 until=steps,
             )
         except KeyboardInterrupt as stop:
-            saved = isinstance(stop, trainer.Stopped)
+            kept = stop.step if isinstance(stop, trainer.Stopped) else None
             options = {
                 "--out": folder,
                 "--data": data,
@@ -90,10 +90,12 @@ def train(
             given = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
             given += [part for change in changes for part in ("--set", change)]
             given += ["--download"] if download else []
-            given += ["--fresh"] if fresh and not saved else []
+            given += ["--fresh"] if fresh and kept is None else []
             again = shlex.join(["fewshot", "train", recipe, *given])
-            state = "and saved; go on" if saved else "before its first step; start again"
-            sys.stderr.write(f"fewshot: stopped {state} with: {again}\n")
+            state = f"; the checkpoint of step {kept} is kept; go on"
+            if kept is None:
+                state = " before it had saved anything; start again"
+            sys.stderr.write(f"fewshot: stopped{state} with: {again}\n")
             raise typer.Exit(INTERRUPTED) from None
         best = run.best
         held_out = loaded.data.classes == "train"

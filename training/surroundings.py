@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,8 @@ def finishing_the_step(run: Run) -> Iterator[None]:
     def ask(signum: int, frame: object) -> None:
         run.interrupted = True
         restore()
+        if signum == signal.SIGINT:
+            sys.stderr.write("fewshot: finishing this step; press again to stop at once\n")
 
     def restore() -> None:
         for number, handler in before.items():

@@ -44,7 +44,11 @@ STATISTICS_SEED = 30_000
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, with everything saved that the run has come to."""
+    """Ctrl-C, where the checkpoint of `step` is kept: the last step, unless it came twice."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
 
 
 class Run:
@@ -192,7 +196,8 @@ def train(
     """Train `recipe` into the folder `out`, from its last checkpoint if it has one.
 
     `until` stops after that step (the learning-rate schedule stays that of the whole run).
-    After Ctrl-C the step under way is finished and saved, then `Stopped` is raised.
+    After Ctrl-C the step under way is finished and saved, then `Stopped` is raised; after a second
+    one it is raised at once, if there is a checkpoint.
     Raises `RecipeError`, `DataError`, `CheckpointError`.
     """
     keep_memory()
@@ -213,11 +218,17 @@ def train(
                 (out / stale).unlink(missing_ok=True)
             text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
             checkpoint.write_atomically(out / "recipe.yaml", text.encode())
-        board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step + 1)
-        with board, bar(run, end, quiet) as tick, finishing_the_step(run):
-            loop(run, end, board, tick)
+        try:
+            board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step + 1)
+            with board, bar(run, end, quiet) as tick, finishing_the_step(run):
+                loop(run, end, board, tick)
+        except KeyboardInterrupt:
+            if not (out / LAST).exists():
+                raise
+            kept = checkpoint.load(out / LAST, torch.device("cpu"))
+            raise Stopped(kept["step"]) from None
     if run.step < end:
-        raise Stopped
+        raise Stopped(run.step)
     return run
 
 

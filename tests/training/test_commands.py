@@ -538,11 +538,61 @@ def test_ctrl_c_says_how_to_go_on_and_that_command_does(
     changed = ["--set", "validation.tasks=7", "--seed", 3]
     stopped = fewshot("train", made / "mine.yaml", "--out", out, "--data", made_data, *changed)
     assert stopped.exit_code == 130
-    assert stopped.stderr.count("\n") == 1
+    first, last = stopped.stderr.splitlines()
+    assert first == "fewshot: finishing this step; press again to stop at once"
+    assert last.startswith("fewshot: stopped; the checkpoint of step 2 is kept; go on with: ")
     command = stopped.stderr.partition("with: ")[2]
     done = fewshot(*shlex.split(command)[1:])
     assert done.exit_code == 0, done.output
     assert len(drawn) == 12
+
+
+@pytest.mark.parametrize(("draws", "kept"), [(2, None), (5, 3)])
+def test_a_second_ctrl_c_keeps_the_checkpoint_that_there_is(
+    draws: int,
+    kept: int | None,
+    made: Path,
+    made_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every third step is checkpointed; what --fresh has begun, the command goes on with."""
+    real, drawn = trainer.draw_episode, []
+
+    def interrupting(*args: Any) -> Any:
+        drawn.append(1)
+        if len(drawn) == draws:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    shutil.copytree(made / "run", tmp_path / "run")
+    monkeypatch.setattr(trainer, "draw_episode", interrupting)
+    train = ["train", made / "mine.yaml", "--out", tmp_path / "run", "--data", made_data, "--fresh"]
+    stopped = fewshot(*train)
+    assert stopped.exit_code == 130
+    state, _, command = stopped.stderr.splitlines()[-1].partition(" with: ")
+    if kept is None:
+        assert state == "fewshot: stopped before it had saved anything; start again"
+    else:
+        assert state == f"fewshot: stopped; the checkpoint of step {kept} is kept; go on"
+    assert ("--fresh" in command) == (kept is None)
+    assert fewshot(*shlex.split(command)[1:]).exit_code == 0
+    assert len(drawn) == draws + 12 - (kept or 0)
+
+
+def test_ctrl_c_before_fresh_has_cleared_the_folder_keeps_it_fresh(
+    made: Path, made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    shutil.copytree(made / "run", tmp_path / "run")
+    monkeypatch.setattr(trainer, "rehearse", interrupt)
+    train = ["train", made / "mine.yaml", "--out", tmp_path / "run", "--data", made_data]
+    stopped = fewshot(*train, "--fresh")
+    assert stopped.stderr.endswith("--fresh\n")
+    assert "is kept" not in stopped.stderr
 
 
 def test_the_shipped_zoo_is_the_default_place() -> None:
