@@ -52,6 +52,20 @@ def test_the_table_names_each_image_and_its_class(zoo: Path, support: Path) -> N
     assert any("1.png" in line and "cat" in line.split("│")[2] for line in lines)
 
 
+def test_names_in_brackets_or_colons_are_shown_as_they_are(zoo: Path, tmp_path: Path) -> None:
+    """Rich would read them as styles and emoji."""
+    labels = ("[bold]", "plain", ":cat:")
+    for i, label in enumerate(labels):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "[red]a.png").write_bytes(encoded(noise(i)))
+    asked = [tmp_path / label / "[red]a.png" for label in labels]
+    result = classify(zoo, tmp_path, "--query", *asked)
+    assert result.exit_code == 0, result.output
+    rows = [cells_of(line, "│") for line in result.output.splitlines() if "a.png" in line]
+    assert [(row[0], row[1]) for row in rows] == [("[red]a.png", label) for label in labels]
+    assert all(row[3].startswith(row[1]) for row in rows)
+
+
 def test_the_table_has_the_uncertainty_of_models_that_tell_one(zoo: Path, support: Path) -> None:
     image = support / "dog" / "2.png"
     result = classify(zoo, support, "--query", image, model="attentive")
@@ -395,6 +409,13 @@ def test_show_tells_what_the_accuracies_are_of(tmp_path: Path) -> None:
     table = shown(card.id, "--zoo", tmp_path)
     for words in rows:
         assert f"tasks), {words} fewshot evaluate" in table
+
+
+def test_a_card_s_words_in_brackets_are_shown_as_they_are(tmp_path: Path) -> None:
+    card = find_card("prototypical-omniglot").model_copy(update={"title": "[bold]Drawings[/red]"})
+    (tmp_path / card.id).mkdir()
+    write_card(card, tmp_path)
+    assert "Title [bold]Drawings[/red]" in shown(card.id, "--zoo", tmp_path)
 
 
 def test_verify_tells_a_changed_file(zoo: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def train(
                 until=steps,
             )
         except KeyboardInterrupt as stop:
-            saved = isinstance(stop, trainer.Stopped)
+            kept = stop.step if isinstance(stop, trainer.Stopped) else None
             options = {
                 "--out": folder,
                 "--data": data,
@@ -90,16 +90,20 @@ def train(
             given = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
             given += [part for change in changes for part in ("--set", change)]
             given += ["--download"] if download else []
-            given += ["--fresh"] if fresh and not saved else []
+            given += ["--fresh"] if fresh and kept is None else []
             again = shlex.join(["fewshot", "train", recipe, *given])
-            state = "and saved; go on" if saved else "before its first step; start again"
-            sys.stderr.write(f"fewshot: stopped {state} with: {again}\n")
+            state = f"; the checkpoint of step {kept} is kept; go on"
+            if kept is None:
+                state = " before it had saved anything; start again"
+            sys.stderr.write(f"fewshot: stopped{state} with: {again}\n")
             raise typer.Exit(INTERRUPTED) from None
         best = run.best
         held_out = loaded.data.classes == "train"
         kept = "Best validation accuracy" if held_out else "Accuracy on classes trained on"
-        console = Console()
-        console.print(f"{kept} {best.accuracy:.2%} after step {best.step}, in {folder}")
+        console = Console(markup=False, emoji=False)
+        console.print(
+            f"{kept} {best.accuracy:.2%} after step {best.step}, in {folder}", soft_wrap=True
+        )
         if run.step < loaded.steps:
             console.print(
                 f"{run.step} of {loaded.steps} steps are done; the same command without --until "
@@ -120,7 +124,7 @@ def export(run: Path, zoo: Path | None, replace: bool) -> None:
         table.add_column("kB", justify="right")
         for name, fact in card.files.items():
             table.add_row(name, f"{fact.bytes / 1000:.1f}")
-        console = Console()
+        console = Console(markup=False, emoji=False)
         console.print(table)
         console.print(f"in {root / card.id}", soft_wrap=True)
         console.print(
@@ -186,13 +190,17 @@ def evaluate_entry(
             way, shot, queries, presentation, tasks, seed, rotations, runtime, apart, classes
         )
         training = trained(card)
+        # Of one data set, two splits may have the same test classes: their classes are compared.
+        others = ZooError(f"{against} is measured on other classes than {model}")
+        if trained(cards[-1]).dataset != training.dataset:
+            raise others
         learners = [
             protocol.learner(card, held, place)
             for card, (_, held) in zip(cards, entries, strict=True)
         ]
         stores = [protocol.store(card, data, download) for card in cards]
         if stores[0].classes != stores[-1].classes:
-            raise ZooError(f"{against} is measured on other classes than {model}")
+            raise others
         with Progress(disable=as_json, transient=True) as progress:
             bar = progress.add_task(f"{tasks} tasks", total=tasks * len(cards))
 
@@ -283,7 +291,7 @@ def report(row: Accuracy, as_json: bool, classes: str, beside: Difference | None
         f"{row.mean:.2%}",
         f"± {row.ci95:.2%}",
     )
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     if beside:
         console.print(

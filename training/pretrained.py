@@ -95,7 +95,7 @@ def add(
         card = make(backbone, head, entry, weights, zoo, replace)
     where = zoo / card.id
     megabytes = sum(fact.bytes for fact in card.files.values()) / 1e6
-    Console().print(
+    Console(markup=False, emoji=False).print(
         f"{card.id}: {card.summary} {megabytes:.0f} MB in {where}. Next: fewshot serve --zoo {zoo}",
         soft_wrap=True,
     )

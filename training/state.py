@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -61,9 +61,10 @@ def resume(run: Run) -> None:
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError):
         kept = None
     if kept != run.recipe:
+        what = f" ({differences(kept, run.recipe)})" if kept else " (see its recipe.yaml)"
         raise RecipeError(
-            f"{run.out} holds a run of another recipe (see its recipe.yaml); "
-            "use --fresh or another --out"
+            f"{run.out} holds a run of another recipe{what}; use another --out, or --fresh to "
+            "delete that run"
         )
     state = checkpoint.load(run.out / LAST, run.device)
     if state.get("seen", run.seen) != run.seen:
@@ -83,6 +84,26 @@ def resume(run: Run) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"]:
         torch.cuda.set_rng_state_all([kept.cpu() for kept in state["cuda"]])
+
+
+def differences(there: Recipe, here: Recipe, most: int = 3) -> str:
+    """The first settings in which two recipes differ."""
+    one, other = settings(there.model_dump(mode="json")), settings(here.model_dump(mode="json"))
+    told = [
+        f"{key}: {one.get(key, 'none')} there, {other.get(key, 'none')} here"
+        for key in {**other, **one}
+        if one.get(key, "none") != other.get(key, "none")
+    ]
+    return "; ".join(told[:most] + ["…"] * (len(told) > most))
+
+
+def settings(section: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Every value by its dotted key, as in `--set`."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        inner = settings(value, f"{before}{key}.") if isinstance(value, dict) else {}
+        found |= inner or {before + key: value}
+    return found
 
 
 def hardware(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: What the progress bar tells first: a narrow window shows no more.
 FACTS = ("val", "loss", "accuracy")
+#: Seconds that its ETA goes by; at least two steps must end in them.
+SPEED_S = 600
 
 
 @contextmanager
@@ -55,6 +58,8 @@ def finishing_the_step(run: Run) -> Iterator[None]:
     def ask(signum: int, frame: object) -> None:
         run.interrupted = True
         restore()
+        if signum == signal.SIGINT:
+            sys.stderr.write("fewshot: finishing this step; press again to stop at once\n")
 
     def restore() -> None:
         for number, handler in before.items():
@@ -68,8 +73,9 @@ def finishing_the_step(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def bar(run: Run, quiet: bool) -> Iterator[Any]:
-    """A progress bar with ETA; on a file or with `quiet`, nothing but the bar's last state."""
+def bar(run: Run, end: int, quiet: bool) -> Iterator[Any]:
+    """A progress bar with ETA until step `end`; on a file or with `quiet`, nothing but the bar's
+    last state."""
     whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
     progress = Progress(
         TextColumn("{task.description}", table_column=whole),
@@ -78,13 +84,14 @@ def bar(run: Run, quiet: bool) -> Iterator[Any]:
         TimeElapsedColumn(table_column=whole),
         TimeRemainingColumn(table_column=whole),
         TextColumn("{task.fields[facts]}", table_column=rest),  # what a narrow window cuts
+        speed_estimate_period=SPEED_S,
         expand=True,
         disable=quiet,
     )
     shown: dict[str, float] = {}
     with progress:
         task = progress.add_task(
-            run.recipe.id, total=run.recipe.steps, completed=run.step, facts=""
+            run.recipe.id, total=max(end, run.step), completed=run.step, facts=""
         )
 
         def tick(step: int, facts: dict[str, float]) -> None:

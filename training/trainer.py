@@ -44,7 +44,11 @@ STATISTICS_SEED = 30_000
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, with everything saved that the run has come to."""
+    """Ctrl-C, where the checkpoint of `step` is kept: the last step, unless it came twice."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
 
 
 class Run:
@@ -192,10 +196,12 @@ def train(
     """Train `recipe` into the folder `out`, from its last checkpoint if it has one.
 
     `until` stops after that step (the learning-rate schedule stays that of the whole run).
-    After Ctrl-C the step under way is finished and saved, then `Stopped` is raised.
+    After Ctrl-C the step under way is finished and saved, then `Stopped` is raised; after a second
+    one it is raised at once, if there is a checkpoint.
     Raises `RecipeError`, `DataError`, `CheckpointError`.
     """
     keep_memory()
+    end = min(until or recipe.steps, recipe.steps)
     with fitting(recipe):
         registry.checked(recipe.learner, recipe.config)
     stores = load_splits(recipe.data, root, download)
@@ -212,11 +218,17 @@ def train(
                 (out / stale).unlink(missing_ok=True)
             text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
             checkpoint.write_atomically(out / "recipe.yaml", text.encode())
-        board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step + 1)
-        with board, bar(run, quiet) as tick, finishing_the_step(run):
-            loop(run, min(until or recipe.steps, recipe.steps), board, tick)
-    if run.step < min(until or recipe.steps, recipe.steps):
-        raise Stopped
+        try:
+            board = SummaryWriter(str(out / "tensorboard"), purge_step=run.step + 1)
+            with board, bar(run, end, quiet) as tick, finishing_the_step(run):
+                loop(run, end, board, tick)
+        except KeyboardInterrupt:
+            if not (out / LAST).exists():
+                raise
+            kept = checkpoint.load(out / LAST, torch.device("cpu"))
+            raise Stopped(kept["step"]) from None
+    if run.step < end:
+        raise Stopped(run.step)
     return run
 
 
@@ -262,19 +274,20 @@ def loop(run: Run, until: int, board: SummaryWriter, tick: Any) -> None:
                 f"{recipe.id}: the loss is {float(loss.detach())} at step {run.step}; lower "
                 "optimizer.lr or set optimizer.clip, then start again with --fresh"
             )
+        scalars = {}
         if run.step % LOG_EVERY == 0:
             metrics = {"loss": loss.detach(), **metrics}
             scalars = {k: float(v.detach()) for k, v in metrics.items() if not v.ndim}
             for name, value in scalars.items():
                 board.add_scalar(f"train/{name}", value, run.step)
-            tick(run.step, scalars)
+        tick(run.step, scalars)
         if wanted:
             accuracy = run.validate(extra=not regular)
             if accuracy is not None:
                 board.add_scalar("val/accuracy", accuracy, run.step)
                 if regular:
                     run.history.add(run.step, "validation", torch.tensor(accuracy))
-            tick(run.step, {} if accuracy is None else {"val": accuracy})
+                tick(run.step, {"val": accuracy})
         run.seconds += time.perf_counter() - started
         if run.step % recipe.checkpoint_every == 0 or run.step == until:
             save(run)

@@ -62,7 +62,7 @@ def run(options: Options) -> None:
             answer = build(outcome, mode, options.top_k, classifier.settings)
             sys.stdout.write(answer.model_dump_json(indent=2) + "\n")
         elif not options.only_save:
-            Console().print(_table(outcome, options.top_k))
+            Console(markup=False, emoji=False).print(_table(outcome, options.top_k))
         if options.attention is not None:
             with named("--attention", options.attention):
                 written = _write_sheets(outcome, options.attention)

@@ -66,7 +66,7 @@ def list_keys(data_dir: Path | None, as_json: bool) -> None:
             _day(key.created_at),
             "" if key.revoked_at is None else _day(key.revoked_at),
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def rotate_key(key_id: str, data_dir: Path | None, as_json: bool) -> None:

@@ -44,7 +44,7 @@ def list_models(zoo: Path | None, as_json: bool) -> None:
         for card in cards:
             data = card.training.dataset if card.training else "pretrained"
             table.add_row(card.id, data, f"2-{card.limits.max_way}", _usual(card))
-        Console().print(table)
+        Console(markup=False, emoji=False).print(table)
 
 
 def show_model(entry: str, zoo: Path | None, as_json: bool) -> None:
@@ -98,7 +98,7 @@ def show_model(entry: str, zoo: Path | None, as_json: bool) -> None:
             table.add_row("", timed.command)
         for name, fact in card.files.items():
             table.add_row("File", f"{name}, {fact.bytes:,} bytes, sha256 {fact.sha256[:16]}...")
-        Console().print(table)
+        Console(markup=False, emoji=False).print(table)
 
 
 def verify_models(entries: list[str], zoo: Path | None, as_json: bool) -> None:
@@ -121,7 +121,7 @@ def verify_models(entries: list[str], zoo: Path | None, as_json: bool) -> None:
             table = Table("Model", "Files")
             for entry, result in found.items():
                 table.add_row(entry, result, style=None if result == "ok" else "red")
-            Console().print(table)
+            Console(markup=False, emoji=False).print(table)
         bad = [entry for entry, result in found.items() if result != "ok"]
         if bad:
             fail(f"{len(bad)} of {len(found)} entries differ from their cards: {', '.join(bad)}")

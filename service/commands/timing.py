@@ -37,7 +37,9 @@ def time_model(
         if as_json:
             write_json(row.model_dump(mode="json"))
         else:
-            Console().print(f"{entry}: {speed_of(row)}; {row.hardware}", soft_wrap=True)
+            Console(markup=False, emoji=False).print(
+                f"{entry}: {speed_of(row)}; {row.hardware}", soft_wrap=True
+            )
 
 
 def measure(

@@ -297,6 +297,8 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(zoo: Path, tmp_pat
     assert key["key"] not in listed.stdout
     assert (key["rate_per_minute"], key["daily_quota"]) == (60, 1000)
     assert "web shop" in _fewshot(tmp_path, "list").stdout
+    assert _fewshot(tmp_path, "create", "[bold]shop[/red]").returncode == 0
+    assert "[bold]shop[/red]" in _fewshot(tmp_path, "list").stdout
 
     settings = Settings(zoo=zoo, device="cpu", data_dir=tmp_path)
     with TestClient(create_app(settings)) as client:

@@ -68,6 +68,12 @@ def test_validation_curves_of_several_runs(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_in_brackets_is_told_as_it_is(tmp_path: Path) -> None:
+    run = run_with(tmp_path / "x[" / "bold]", validation={1: torch.tensor(0.5)})
+    done = plot("validation", run)
+    assert done.stdout == f"{run / 'plots' / 'validation.png'} and validation.csv\n"
+
+
 def test_runs_called_alike_are_told_apart(tmp_path: Path) -> None:
     runs = [
         run_with(tmp_path / parent / "run", validation={1: torch.tensor(0.5)}) for parent in "ab"

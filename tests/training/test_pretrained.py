@@ -57,10 +57,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def zoo(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("added") / "zoo"
+    root = tmp_path_factory.mktemp("added") / "zoo[bold]"  # rich would read it as a style
     result = add(root, "--weights", file, "--head", "alpaca")
     assert result.exit_code == 0, result.output
     assert "No accuracy was measured" in result.output
+    assert result.output.endswith(f"fewshot serve --zoo {root}\n")
     return root
 
 

@@ -291,8 +291,14 @@ def test_two_runs_do_not_share_a_folder(made_data: Path, tmp_path: Path) -> None
 def test_another_recipe_does_not_go_on_in_the_same_folder(made_data: Path, tmp_path: Path) -> None:
     train(recipe(steps=3), tmp_path, root=made_data, quiet=True)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
-    for other in (recipe(steps=4), recipe(steps=3, seed=1), recipe("maml", steps=3)):
-        with pytest.raises(RecipeError, match="another recipe"):
+    episodes = {"tasks": 2, "ways": [3], "shots": [1, 2], "queries": 2}
+    for other, told in (
+        (recipe(steps=4), r"\(steps: 3 there, 4 here\)"),
+        (recipe(steps=3, seed=1), r"\(seed: 0 there, 1 here\)"),
+        (recipe(steps=3, episodes=episodes), r"\(episodes\.ways: \[3, 4\] there, \[3\] here\)"),
+        (recipe("maml", steps=3), "learner: prototypical there, maml here; .*; …"),
+    ):
+        with pytest.raises(RecipeError, match=f"another recipe .*{told}.*another --out, or --fre"):
             train(other, tmp_path, root=made_data, quiet=True)
     assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
 

@@ -6,10 +6,12 @@ import json
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models_zoo import registry
 from models_zoo.cards import Adaptation
 from tests.training.making import LEARNERS, OBJECTIVES, recipe
-from training import trainer
+from training import surroundings, trainer
 from training.data.load import load_splits
 from training.data.sampler import Episode, EpisodeSampler
 from training.data.store import DataError, PackedStore
@@ -254,7 +256,26 @@ def test_a_stop_after_a_regular_validation_logs_no_accuracy_it_did_not_measure(
         train(recipe(), tmp_path, root=made_data, until=until, quiet=True)
     curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [e.step for e in curves.Scalars("val/accuracy")] == [2, 4]
-    assert [(step, list(facts)) for step, facts in shown] == [(2, ["val"]), (4, ["val"]), (6, [])]
+    assert [(step, list(facts)) for step, facts in shown if facts] == [(2, ["val"]), (4, ["val"])]
+    assert sorted({step for step, _ in shown}) == [1, 2, 3, 4, 5, 6]  # else slow ones have no ETA
+
+
+def test_steps_that_take_minutes_have_an_eta(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    made: list[Progress] = []
+
+    def progress(*columns: Any, **options: Any) -> Progress:
+        made.append(Progress(*columns, **options, get_time=lambda: now))
+        return made[0]
+
+    monkeypatch.setattr(surroundings, "Progress", progress)
+    run = SimpleNamespace(recipe=recipe(), step=2)
+    with surroundings.bar(run, 9, quiet=True) as tick:
+        for step in (3, 4, 5):
+            now += 120
+            tick(step, {})
+    (task,) = made[0].tasks
+    assert (task.total, task.time_remaining) == (9, 4 * 120)
 
 
 def test_every_step_has_the_rate_of_the_schedule(

@@ -52,4 +52,6 @@ def finish(draw: Callable[[Path], None], path: Path) -> None:
         if path.suffix.lower() != ".png":
             raise RecipeError(f"{path}: the picture is written as .png")
         draw(path)
-    Console().print(f"{path} and {path.with_suffix('.csv').name}", soft_wrap=True)
+    Console(markup=False, emoji=False).print(
+        f"{path} and {path.with_suffix('.csv').name}", soft_wrap=True
+    )
