@@ -79,7 +79,7 @@ def train(
                 until=steps,
             )
         except KeyboardInterrupt as stop:
-            kept = stop.step if isinstance(stop, trainer.Stopped) else None
+            saved = stop.step if isinstance(stop, trainer.Stopped) else None
             options = {
                 "--out": folder,
                 "--data": data,
@@ -90,10 +90,10 @@ def train(
             given = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
             given += [part for change in changes for part in ("--set", change)]
             given += ["--download"] if download else []
-            given += ["--fresh"] if fresh and kept is None else []
+            given += ["--fresh"] if fresh and saved is None else []
             again = shlex.join(["fewshot", "train", recipe, *given])
-            state = f"; the checkpoint of step {kept} is kept; go on"
-            if kept is None:
+            state = f"; the checkpoint of step {saved} is kept; go on"
+            if saved is None:
                 state = " before it had saved anything; start again"
             sys.stderr.write(f"fewshot: stopped{state} with: {again}\n")
             raise typer.Exit(INTERRUPTED) from None
@@ -191,16 +191,16 @@ def evaluate_entry(
         )
         training = trained(card)
         # Of one data set, two splits may have the same test classes: their classes are compared.
-        others = ZooError(f"{against} is measured on other classes than {model}")
+        incomparable = ZooError(f"{against} is measured on other classes than {model}")
         if trained(cards[-1]).dataset != training.dataset:
-            raise others
+            raise incomparable
         learners = [
             protocol.learner(card, held, place)
             for card, (_, held) in zip(cards, entries, strict=True)
         ]
         stores = [protocol.store(card, data, download) for card in cards]
         if stores[0].classes != stores[-1].classes:
-            raise others
+            raise incomparable
         with Progress(disable=as_json, transient=True) as progress:
             bar = progress.add_task(f"{tasks} tasks", total=tasks * len(cards))
 
