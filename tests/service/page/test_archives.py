@@ -21,6 +21,7 @@ from tests.service.page.visiting import (
     thumbs,
     until,
     wait_count,
+    wait_for_one,
 )
 
 ARCHIVE = SAMPLES / "support.zip"
@@ -33,8 +34,7 @@ def hold(page: Any) -> Any:
     page.route("**/examples", lambda route: route.continue_() if held else held.append(route))
 
     def first() -> Any:
-        while not held:
-            page.wait_for_timeout(50)
+        wait_for_one(page, held)
         return held[0]
 
     return first

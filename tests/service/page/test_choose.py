@@ -16,6 +16,7 @@ from tests.service.page.visiting import (
     rename,
     until,
     wait_count,
+    wait_for_one,
     with_cards,
 )
 
@@ -58,8 +59,7 @@ def test_measuring_leaves_the_keyboard_to_what_the_person_does_meanwhile(page: A
     def measure() -> Any:
         page.locator("#measure").focus()
         page.keyboard.press("Enter")
-        while not held:
-            page.wait_for_timeout(50)
+        wait_for_one(page, held)
         return held.pop()
 
     route = measure()

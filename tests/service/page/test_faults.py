@@ -30,6 +30,7 @@ from tests.service.page.visiting import (
     until,
     wait_best,
     wait_count,
+    wait_for_one,
 )
 
 
@@ -196,8 +197,7 @@ def test_what_is_under_way_when_another_set_is_begun_stays_with_its_own(
     page.route("**/examples", lambda route: route.continue_() if held else held.append(route))
     give(page, "Class 1", SUPPORT["hook"][1:])
     wait_count(card(page, "Class 1").locator(".sending progress"), 2)
-    while not held:
-        page.wait_for_timeout(50)
+    wait_for_one(page, held)
     first = set_id(page)
     page.locator("#new-set").click()
     wait_count(page.locator(".thumb"), 0)
@@ -212,9 +212,9 @@ def test_what_is_under_way_when_another_set_is_begun_stays_with_its_own(
     assert before["classes"] == [{"label": "Class 1", "examples": 3}]
 
 
-def test_what_waits_for_an_upload_is_done_to_its_own_set_or_not_at_all(
-    page: Any, service: Service
-) -> None:
+def with_an_upload_held(page: Any) -> tuple[str, str, Any]:
+    """The sample's set, one of a class that has an image, and the request that brings it two more,
+    which does not get through yet."""
     load_sample(page)
     other = set_id(page)
     page.locator("#new-set").click()
@@ -224,15 +224,21 @@ def test_what_waits_for_an_upload_is_done_to_its_own_set_or_not_at_all(
     held: list[Any] = []
     page.route("**/examples", lambda route: held.append(route))
     give(page, "Class 1", SUPPORT["hook"][1:])
-    while not held:
-        page.wait_for_timeout(50)
+    wait_for_one(page, held)
+    return other, own, held[0]
+
+
+def test_what_waits_for_an_upload_is_done_to_its_own_set_or_not_at_all(
+    page: Any, service: Service
+) -> None:
+    other, own, held = with_an_upload_held(page)
     page.locator("#set-name").fill("own")
     page.locator("#set-name").press("Enter")
     card(page, "Class 1").locator(".name").fill("hook")
     card(page, "Class 1").locator(".name").press("Enter")
     page.evaluate("history.go(-2)")
     wait_count(thumbs(page, "loop"), 3)
-    held[0].continue_()
+    held.continue_()
     until(page, "document.getElementById('toast').textContent.includes('not made')")
 
     def known(of: str) -> tuple[str, list[str]]:
@@ -244,17 +250,7 @@ def test_what_waits_for_an_upload_is_done_to_its_own_set_or_not_at_all(
 
 
 def test_a_set_is_deleted_while_an_upload_to_it_is_under_way(page: Any, service: Service) -> None:
-    load_sample(page)
-    other = set_id(page)
-    page.locator("#new-set").click()
-    give(page, "Class 1", [SUPPORT["hook"][0]])
-    wait_count(thumbs(page, "Class 1"), 1)
-    own = set_id(page)
-    held: list[Any] = []
-    page.route("**/examples", lambda route: held.append(route))
-    give(page, "Class 1", SUPPORT["hook"][1:])
-    while not held:
-        page.wait_for_timeout(50)
+    other, own, held = with_an_upload_held(page)
     deletions: list[Any] = []
 
     def delete(route: Any) -> None:
@@ -265,8 +261,7 @@ def test_a_set_is_deleted_while_an_upload_to_it_is_under_way(page: Any, service:
     page.route("**/v1/support-sets/*", delete)
     page.once("dialog", lambda dialog: dialog.accept())
     page.locator("#delete-set").click()
-    while not deletions:
-        page.wait_for_timeout(50)
+    wait_for_one(page, deletions)
     assert page.locator("#delete-set").is_disabled()
     page.evaluate("history.go(-2)")
     wait_count(thumbs(page, "loop"), 3)
@@ -274,7 +269,7 @@ def test_a_set_is_deleted_while_an_upload_to_it_is_under_way(page: Any, service:
     deletions[0].continue_()
     until(page, "document.getElementById('toast').textContent === 'The support set was deleted'")
     with page.expect_response("**/examples"):
-        held[0].continue_()
+        held.continue_()
     assert set_id(page) == other
     url = f"{service.base}/v1/support-sets"
     assert [httpx.get(f"{url}/{one}").status_code for one in (own, other)] == [404, 200]
@@ -318,8 +313,7 @@ def test_a_connection_that_is_silent_is_given_up(page: Any) -> None:
     held: list[Any] = []
     page.route("**/predictions", lambda r: r.continue_() if held else held.append(r))
     ask_file(page, QUERIES["cross"])
-    while not held:
-        page.wait_for_timeout(50)
+    wait_for_one(page, held)
     page.clock.fast_forward("03:00")
     wait_best(page, "cross")
 
@@ -391,8 +385,7 @@ def test_a_label_that_the_service_refuses_sinks_no_other(page: Any, service: Ser
     held: list[Any] = []
     page.route("**/examples", lambda r: r.continue_() if len(held) > 1 else held.append(r))
     give(page, "Class 1", [SUPPORT["cross"][0]])
-    while not held:
-        page.wait_for_timeout(50)
+    wait_for_one(page, held)
     give(page, "Class 1", [SUPPORT["hook"][0]])
     give(page, "Class 2", [SUPPORT["loop"][0]])
     held[0].continue_()

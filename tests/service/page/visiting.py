@@ -169,3 +169,12 @@ MAKE_TRANSFER = """
     transfer.items.add(new File([bytes], name.split("/").pop(), { type: "image/png" }));
   }
 """
+
+
+def wait_for_one(page: Any, found: list[Any]) -> None:
+    """Until a route has put a request there."""
+    for _ in range(PATIENCE_MS // 50):
+        if found:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("the page did not send the request")
