@@ -21,6 +21,7 @@ from models_zoo.cards import ENTRIES, Accuracy, Card, ZooError, find_card, repla
 from training.checkpoint import CheckpointError
 from training.data.store import DataError
 from training.evaluate import rounded_down
+from training.graphs import GraphError
 from training.parity import ParityError
 from training.protocol import Protocol, trained
 from training.recipe import RecipeError, load_recipe
@@ -34,7 +35,15 @@ def user_errors() -> Iterator[None]:
     """Faults a user can mend become one line and exit code 2."""
     try:
         yield
-    except (RecipeError, DataError, CheckpointError, ParityError, ZooError, OSError) as error:
+    except (
+        RecipeError,
+        DataError,
+        CheckpointError,
+        GraphError,
+        ParityError,
+        ZooError,
+        OSError,
+    ) as error:
         sys.stderr.write(f"fewshot: {' '.join(str(error).split())}\n")
         raise typer.Exit(USER_ERROR) from None
 

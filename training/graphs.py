@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import traceback
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 import torch
@@ -161,6 +163,23 @@ def dynamic_axes(
     return [[follows(name, axis) for axis in range(base[name].ndim)] for name in names]
 
 
+class GraphError(Exception):
+    """A learner's function cannot become a graph."""
+
+
+def _reason(error: Exception) -> str:
+    """The last line of one's own that was running, and what was wrong with it."""
+    cause = error.__cause__ or error
+    torch_home = str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(cause.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(torch_home)]
+    where = f"{own[-1].filename}:{own[-1].lineno}: `{own[-1].line}`: " if own else ""
+    return (
+        f"{where}this cannot become a graph ({str(cause).partition(chr(10))[0]}). What is done may "
+        "hang on the shapes of tensors, not on their values"
+    )
+
+
 def export_graph(
     module: nn.Module,
     inputs: tuple[Tensor, ...],
@@ -168,23 +187,27 @@ def export_graph(
     output_names: list[str],
     dynamic_shapes: tuple[object, ...],
 ) -> bytes:
-    """One module as an ONNX file without external data, stack traces or source paths."""
+    """One module as an ONNX file without external data, stack traces or source paths. Raises
+    `GraphError`."""
     module.eval()
     with warnings.catch_warnings():
         # Where two axes are known to be as long as each other, one name is enough.
         warnings.filterwarnings("ignore", "# The axis name")
-        program = torch.onnx.export(
-            module,
-            inputs,
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_shapes=dynamic_shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                inputs,
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=dynamic_shapes,
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=True,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise GraphError(_reason(error)) from error
     assert program is not None
     model = program.model_proto
     strip(model)

@@ -19,7 +19,7 @@ from models_zoo.learner import InputShape, Learner
 from tests.models_zoo.making import stir
 from tests.training.making import GRADIENT, LEARNERS, SIDE
 from training import parity
-from training.graphs import OPSET, PREDICTED, drop_unused, to_onnx
+from training.graphs import OPSET, PREDICTED, GraphError, drop_unused, export_graph, to_onnx
 from training.parity import OnnxLearner, ParityError, compare
 
 SHAPE = InputShape(1, SIDE, SIDE)
@@ -311,3 +311,17 @@ def test_a_tie_may_be_answered_either_way() -> None:
     truth = torch.tensor([[[1.0, 1.0 + 1e-5, 0.0], [1.0, 1.1, 0.0]]])
     first = torch.tensor([[[1.0, 0.0, 0.0]] * 2])
     assert parity.right(first, truth).tolist() == [[True, False]]
+
+
+class _Counts(torch.nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values * sum(int(value.sum() > 0) for value in values)
+
+
+def test_what_cannot_become_a_graph_is_told_with_its_line() -> None:
+    sizes = ({0: torch.export.Dim.DYNAMIC},)
+    with pytest.raises(
+        GraphError, match=r"test_graphs\.py:\d+: `return values \* sum\(int"
+    ) as caught:
+        export_graph(_Counts(), (torch.ones(3, 4),), ["values"], ["out"], sizes)
+    assert "\n" not in str(caught.value)
