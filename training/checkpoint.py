@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -14,23 +16,35 @@ class CheckpointError(Exception):
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Readers see the old file or the new one, also after a crash."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("wb") as file:
+    """Raises `CheckpointError`."""
+    with _in_place_of(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Tensors and plain values to a file, atomically."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("wb") as file:
+    """Tensors and plain values to a file, atomically. Raises `CheckpointError`."""
+    with _in_place_of(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+
+
+@contextmanager
+def _in_place_of(path: Path) -> Iterator[BinaryIO]:
+    """Readers see the old file or the new one, also after a crash, and where the disk is full."""
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except (OSError, RuntimeError) as error:  # torch raises either
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path} cannot be written: {reason}. What was saved before is kept: make room, then "
+            "the same command goes on"
+        ) from error
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:

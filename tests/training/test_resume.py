@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import signal
 import subprocess
@@ -367,10 +368,24 @@ def test_a_file_is_the_old_one_until_it_is_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.os, "fsync", full)
-        with pytest.raises(OSError, match="space"):
+        with pytest.raises(CheckpointError, match="space"):
             write_atomically(path, b"new")
-        with pytest.raises(OSError, match="space"):
+        with pytest.raises(CheckpointError, match="space"):
             checkpoint.save(path, {"step": 1})
     assert path.read_bytes() == b"old"
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_a_disk_without_room_is_told_and_the_old_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # as a full disk, an error
+    try:
+        with pytest.raises(CheckpointError, match=r"last\.pt cannot be written: .*is kept"):
+            checkpoint.save(path, {"step": 2, "weights": torch.ones(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint.load(path, torch.device("cpu")) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
