@@ -55,14 +55,15 @@ def test_the_table_names_each_image_and_its_class(zoo: Path, support: Path) -> N
 def test_names_in_brackets_or_colons_are_shown_as_they_are(zoo: Path, tmp_path: Path) -> None:
     """Rich would read them as styles and emoji."""
     labels = ("[bold]", "plain", ":cat:")
-    for i, label in enumerate(labels):
-        (tmp_path / label).mkdir()
-        (tmp_path / label / "[red]a.png").write_bytes(encoded(noise(i)))
-    asked = [tmp_path / label / "[red]a.png" for label in labels]
+    names = [f"[red]{i}.png" for i in range(3)]
+    asked = [tmp_path / label / name for label, name in zip(labels, names, strict=True)]
+    for i, file in enumerate(asked):
+        file.parent.mkdir()
+        file.write_bytes(encoded(noise(i)))
     result = classify(zoo, tmp_path, "--query", *asked)
     assert result.exit_code == 0, result.output
-    rows = [cells_of(line, "│") for line in result.output.splitlines() if "a.png" in line]
-    assert [(row[0], row[1]) for row in rows] == [("[red]a.png", label) for label in labels]
+    rows = [cells_of(line, "│") for line in result.output.splitlines() if ".png" in line]
+    assert [(row[0], row[1]) for row in rows] == list(zip(names, labels, strict=True))
     assert all(row[3].startswith(row[1]) for row in rows)
 
 

@@ -79,7 +79,10 @@ def fuzz(server: Server, tmp_path: Path, *flags: str, headers: dict[str, str] | 
     config.write_text(
         "[[operations]]\n"
         'include-path-regex = "^/v2/models/"\n'
-        'parameters = { "path.model_name" = "mean" }\n'
+        'parameters = { "path.model_name" = "mean", "header.x-request-timeout" = "60" }\n'
+        "[[operations]]\n"
+        'include-path-regex = "^/v1/(predictions|support-sets)$"\n'
+        'parameters = { "header.x-request-timeout" = "60" }\n'
         "[[operations]]\n"
         'include-path-regex = "^/v1/support-sets/[^/]*/'
         '(predictions|examples|evaluations|classifier.onnx)$"\n'
