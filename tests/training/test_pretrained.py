@@ -60,8 +60,8 @@ def zoo(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("added") / "zoo[bold]"  # rich would read it as a style
     result = add(root, "--weights", file, "--head", "alpaca")
     assert result.exit_code == 0, result.output
-    assert "No accuracy was measured" in result.output
-    assert result.output.endswith(f"fewshot serve --zoo {root}\n")
+    assert "No accuracy was measured" in result.stdout
+    assert result.stdout.endswith(f"fewshot serve --zoo {root}\n")
     return root
 
 
