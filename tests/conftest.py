@@ -1,8 +1,9 @@
-"""What every test is kept from, the data folder and the database of whoever runs it; and the names
-under which they ask."""
+"""What every test is kept from, the data folder and the database of whoever runs it and the signals
+that its shell ignores; and the names under which they ask."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,3 +18,10 @@ def _own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # What the tests' clients put into Host.
         patch.setenv("FEWSHOT_ALLOWED_HOSTS", "testserver,test,x")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heeded() -> None:
+    """A shell has what it starts in the background ignore it, and so would all that is tested."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
