@@ -160,6 +160,7 @@ def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page: Any) -> N
 
 def test_every_answer_is_spoken_and_every_fault(page: Any) -> None:
     load_sample(page)
+    until(page, "document.getElementById('spoken').textContent")  # of the sample's own question
     page.evaluate(
         """() => {
           window.heard = [];
