@@ -126,7 +126,8 @@ async def list_examples(
     "/{set_id}/examples/{example_id}",
     status_code=204,
     summary="Delete an example",
-    responses=problems(401, 403, 404, 410, 412, 429, 503) | {204: REVISION},
+    dependencies=[Depends(known_parameters)],
+    responses=problems(401, 403, 404, 410, 412, 422, 429, 503) | {204: REVISION},
 )
 async def delete_example(
     set_id: str,
@@ -147,7 +148,8 @@ async def delete_example(
     "/{set_id}/examples/{example_id}/image",
     summary="An example's image, byte for byte as it was sent",
     response_class=Response,
-    responses=problems(401, 403, 404, 410, 429, 503)
+    dependencies=[Depends(known_parameters)],
+    responses=problems(401, 403, 404, 410, 422, 429, 503)
     | {
         200: {
             "description": "The image, under its true type",

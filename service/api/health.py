@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 from service.api.dependencies import ClassifierDep, StoreDep, problems
+from service.api.forms import known_parameters
 from service.api.set_requests import MAX_METADATA, MAX_NAME, MAX_TTL
 from service.images import FORMATS
 from service.lifecycle import Lifecycle
@@ -72,7 +73,12 @@ async def ready(request: Request, classifier: ClassifierDep, store: StoreDep) ->
     return Ready(models=len(classifier.models.cards))
 
 
-@router.get("/v1/limits", summary="What the service takes")
+@router.get(
+    "/v1/limits",
+    summary="What the service takes",
+    dependencies=[Depends(known_parameters)],
+    responses=problems(422),
+)
 async def limits(classifier: ClassifierDep) -> ServiceLimits:
     """Sizes in bytes, pixels, characters or seconds, as the names say."""
     settings = classifier.settings

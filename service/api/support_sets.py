@@ -151,7 +151,7 @@ async def get_support_set(
 @router.patch(
     "/{set_id}",
     summary="Change the name, the metadata or the ttl, or rename classes",
-    dependencies=[Depends(require_json)],
+    dependencies=[Depends(require_json), Depends(known_parameters)],
     responses=problems(400, 401, 403, 404, 408, 410, 412, 413, 415, 422, 429, 503)
     | {200: REVISION},
 )
@@ -186,7 +186,8 @@ async def patch_support_set(
     "/{set_id}",
     status_code=204,
     summary="Delete a support set with all its examples",
-    responses=problems(401, 403, 404, 410, 412, 429, 503),
+    dependencies=[Depends(known_parameters)],
+    responses=problems(401, 403, 404, 410, 412, 422, 429, 503),
 )
 async def delete_support_set(
     set_id: str, caller: Writer, store: StoreDep, if_match: IfMatch

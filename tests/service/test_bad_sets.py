@@ -298,16 +298,24 @@ def test_misspelt_fields_are_named_and_make_no_set(client: TestClient, set_id: s
 
 
 def test_misspelt_parameters_are_named(client: TestClient, set_id: str) -> None:
-    for path, there in (
-        (SETS, "limit, cursor"),
-        (f"{SETS}/{set_id}/examples", "limit, cursor"),
-        (f"{SETS}/{set_id}", "none"),
-        ("/v1/models", "none"),
-        ("/v1/models/mean", "none"),
+    this, [one, *_] = f"{SETS}/{set_id}", client.get(f"{SETS}/{set_id}/examples").json()["examples"]
+    for method, path, there in (
+        ("GET", SETS, "limit, cursor"),
+        ("GET", f"{this}/examples", "limit, cursor"),
+        ("GET", f"{this}/examples/{one['id']}/image", "none"),
+        ("DELETE", f"{this}/examples/{one['id']}", "none"),
+        ("GET", this, "none"),
+        ("PATCH", this, "none"),
+        ("DELETE", this, "none"),
+        ("GET", "/v1/models", "none"),
+        ("GET", "/v1/models/mean", "none"),
+        ("GET", "/v1/limits", "none"),
     ):
-        refused = client.get(path, params={"page_size": "1"})
+        body = {"name": "x"} if method == "PATCH" else None
+        refused = client.request(method, path, params={"page_size": "1"}, json=body)
         detail = assert_problem(refused, 422, "invalid-request")["detail"]
         assert detail == f"no such parameter: page_size; there are {there}"
+    assert client.get(this).json()["examples"] > 0
     twice = client.get(SETS, params={"limit": ["1", "2"]})
     assert_problem(twice, 422, "invalid-request")
 
