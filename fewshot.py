@@ -306,6 +306,12 @@ def export(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an entry of this id, accuracies and all.")
     ] = False,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            "--id", help="Id of the entry. Default: the recipe's. Tells runs of one recipe apart."
+        ),
+    ] = None,
 ) -> None:
     """Turn a run into a zoo entry: weights, ONNX graphs checked against PyTorch, and a card.
 
@@ -315,7 +321,7 @@ def export(
 
     body = training()
     check_folder("RUN", run)
-    body.export(run, zoo, replace)
+    body.export(run, zoo, replace, identity)
 
 
 def training(module: str = "training.commands") -> ModuleType:

@@ -27,7 +27,8 @@ MAX_CARD_BYTES = 1 << 20
 #: A graph cannot be larger, by its format; what claims to be is not read into memory.
 MAX_FILE_BYTES = 1 << 31
 
-EntryId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+ENTRY_ID = r"[a-z0-9][a-z0-9._-]{0,63}"
+EntryId = Annotated[str, StringConstraints(pattern=rf"^{ENTRY_ID}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 

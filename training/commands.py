@@ -121,13 +121,13 @@ def train(
         console.print(f"fewshot export {shlex.quote(str(folder))} --zoo zoo", soft_wrap=True)
 
 
-def export(run: Path, zoo: Path | None, replace: bool) -> None:
+def export(run: Path, zoo: Path | None, replace: bool, identity: str | None = None) -> None:
     """Turn a run into a zoo entry and report how well ONNX agrees with PyTorch."""
     from training.export import export as write_entry
 
     with user_errors():
         root = zoo or ENTRIES
-        card, difference = write_entry(run, root, replace=replace)
+        card, difference = write_entry(run, root, replace=replace, identity=identity)
         table = Table(title=f"{card.id} {card.version}", title_style="bold")
         table.add_column("File")
         table.add_column("kB", justify="right")

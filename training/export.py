@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from models_zoo import registry
 from models_zoo.cards import (
     ENTRIES,
+    ENTRY_ID,
     AttentionSpec,
     Card,
     Training,
@@ -65,18 +67,30 @@ def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
 
 
 def export(
-    run: Path, root: Path = ENTRIES, version: str = "1", replace: bool = False
+    run: Path,
+    root: Path = ENTRIES,
+    version: str = "1",
+    replace: bool = False,
+    identity: str | None = None,
 ) -> tuple[Card, Difference]:
     """Write the entry of a run into `root`/<id> and check its graphs against PyTorch.
 
+    `identity`: in place of the recipe's id, so that runs of one recipe may stand side by side.
     Nothing is written when they disagree. Raises `RecipeError`, `ParityError`, and `ZooError` for
-    an entry that is there already: the accuracies on its card would go with it.
+    an id that cannot be one, or an entry that is there already: the accuracies on its card would
+    go with it.
     """
     recipe, learner, record = load_run(run)
-    if (root / recipe.id).exists() and not replace:
+    entry = recipe.id if identity is None else identity
+    if not re.fullmatch(ENTRY_ID, entry):
         raise ZooError(
-            f"{root / recipe.id} is there already; --zoo names another folder, and --replace "
-            "replaces it and the accuracies on its card"
+            f"{entry!r} cannot be an id: up to 64 small letters, digits, dots, dashes and "
+            "underscores, a letter or digit first"
+        )
+    if (root / entry).exists() and not replace:
+        raise ZooError(
+            f"{root / entry} is there already; --id gives this one another id, --zoo names another "
+            "folder, and --replace replaces it and the accuracies on its card"
         )
     spec = recipe.data.input
     shape = InputShape(spec.channels, spec.height, spec.width)
@@ -91,7 +105,7 @@ def export(
     files = {WEIGHTS: weights, **graphs}
     family = registry.family(recipe.learner)
     card = Card(
-        id=recipe.id,
+        id=entry,
         version=version,
         title=recipe.entry.title,
         summary=recipe.entry.summary,
@@ -124,7 +138,7 @@ def export(
         files={name: describe(data) for name, data in files.items()},
     )
     write_entry(card, files, root)
-    report = {"card": recipe.id, **asdict(difference)}
+    report = {"card": entry, **asdict(difference)}
     checkpoint.write_atomically(run / "parity.json", json.dumps(report, indent=2).encode())
     return card, difference
 

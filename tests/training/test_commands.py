@@ -206,6 +206,21 @@ def test_a_second_export_replaces_the_first_where_it_is_asked_to(
     verify(card, tmp_path / "zoo")
 
 
+def test_runs_of_one_recipe_stand_side_by_side_under_ids_of_their_own(
+    made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "zoo", tmp_path / "zoo")
+    command = ["export", made / "run", "--zoo", tmp_path / "zoo", "--id"]
+    for odd in ("Second", "../up", "", "a" * 65, "a\n"):
+        assert_one_line(fewshot(*command, odd), "cannot be an id")
+    assert [path.name for path in tmp_path.iterdir()] == ["zoo"]
+    assert fewshot(*command, "second").exit_code == 0
+    first, second = (load_card(tmp_path / "zoo" / name) for name in (ENTRY, "second"))
+    assert second.training.recipe == first.training.recipe
+    verify(second, tmp_path / "zoo")
+    assert_one_line(fewshot(*command, "second"), "second is there already")
+
+
 def test_evaluate_measures_test_classes_and_records_the_row(
     made: Path, made_data: Path, tmp_path: Path
 ) -> None:
