@@ -10,7 +10,7 @@ import { icon } from "./icons.js";
 import * as measure from "./measure.js";
 import * as query from "./query.js";
 import * as sample from "./sample.js";
-import { addArchive, sendAgain } from "./sending.js";
+import { addArchive, makeLike, sendAgain } from "./sending.js";
 import * as sets from "./sets.js";
 import { fromPaste } from "./sources.js";
 import { changed, state, subscribe } from "./state.js";
@@ -118,7 +118,9 @@ function startSet() {
 function sendLost() {
   const files = sets.filesByLabel();
   const archives = state.pending.filter((one) => one.archive).map((one) => one.file);
+  const { set } = state;
   sets.startAnew();
+  makeLike(set);
   address.write({ model: state.model });
   teach.takeFolders(files);
   archives.forEach(addArchive);

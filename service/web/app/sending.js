@@ -18,11 +18,14 @@ const PATIENCE_MS = 3000;
  * did not. The same for the name of a set that is being made. */
 let batch = null;
 let creation = null;
+/** What is known of the set to be made: {name, metadata}. */
+let draft = {};
 
 /** Of another set from now on. */
 export function forgetPending() {
   leave();
   batch = creation = null;
+  draft = {};
   for (const one of state.pending) URL.revokeObjectURL(one.url);
   state.pending = [];
 }
@@ -41,6 +44,11 @@ export function addExamples(one, files) {
 /** A zip with a folder per class becomes part of this set, or a new one. */
 export const addArchive = (file) =>
   put([{ archive: true, file, problem: tooLarge(file, ARCHIVE_SHARE) }]);
+
+/** The set that is made once there is something to send takes these over from another one. */
+export function makeLike({ name, metadata }) {
+  draft = { name, metadata };
+}
 
 function put(items) {
   for (const one of items) {
@@ -147,10 +155,9 @@ function nextBatch() {
 async function makeSet(still, first) {
   if (state.set) return;
   // Should the answer get lost, the same is asked for again and the same set is given.
-  const name = first.archive ? first.file.name.replace(/\.zip$/i, "") : "";
-  creation ??= {
-    key: api.newKey(), fields: [["name", name], ["metadata", JSON.stringify(note())]],
-  };
+  const name = draft.name || (first.archive ? first.file.name.replace(/\.zip$/i, "") : "");
+  const metadata = JSON.stringify({ ...draft.metadata, ...note() });
+  creation ??= { key: api.newKey(), fields: [["name", name], ["metadata", metadata]] };
   const made = await api.createSet(creation.fields, creation.key);
   if (!still()) return;
   creation = null;

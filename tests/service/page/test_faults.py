@@ -435,6 +435,8 @@ def test_a_set_that_was_deleted_meanwhile_is_said_and_can_be_sent_again(
     assert not banner.is_visible()
     assert set_id(page) != lost
     assert stored(page, service) == counts
+    assert page.locator("#set-name").input_value() == "Sample: three glyphs"
+    assert page.locator("#samples").is_visible()
     httpx.delete(f"{service.base}/v1/support-sets/{set_id(page)}").raise_for_status()
     page.evaluate("window.dispatchEvent(new Event('focus'))")
     banner.get_by_role("button", name="Begin a new set").click()
