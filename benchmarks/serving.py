@@ -1,7 +1,7 @@
 """What the service adds to the work itself, what a registered set saves, what batching gains.
 
     python -m benchmarks.serving [overhead] [batching] [registered] [--rounds 5] [--threads 1] \\
-        [--workers 1]
+        [--workers 1 [--pin]]
 
 One run measures everything, arms taking turns, and reports medians over the rounds and medians of
 each round's ratios. Beside the clock stands the server's CPU time, which a busy machine disturbs
@@ -118,7 +118,7 @@ def both(arms: Arms, over: Sequence[str], under: Sequence[str]) -> dict[str, flo
 
 
 def measure(
-    what: Sequence[str], rounds: int, requests: int, threads: int, workers: int
+    what: Sequence[str], rounds: int, requests: int, threads: int, workers: int, pinned: bool
 ) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Title and result of each comparison, as they come."""
     cards = list_cards()
@@ -126,6 +126,7 @@ def measure(
     cases += STORED if "registered" in what else []
     floors = {case: Floor(case, cards[case.model], threads) for case in cases}
     settings = {"device": "cpu", "threads": threads, "queue_images": 10**6, "workers": workers}
+    settings["pin_workers"] = pinned
     with serving(**settings) as on, serving(**settings, batching=False) as off:
         for floor in floors.values():  # models load, shapes are seen once
             for server in (on, off):
@@ -180,13 +181,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=64, help="of each arm in each round")
     parser.add_argument("--threads", type=int, default=1, help="of each model run")
     parser.add_argument("--workers", type=int, default=1, help="processes of the server")
+    parser.add_argument("--pin", action="store_true", help="each to cores of its own")
     parser.add_argument("--json", action="store_true", help="print numbers for programs")
     wanted = parser.parse_args()
     what = wanted.what or WHAT
     if unknown := set(what) - set(WHAT):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(WHAT)}")
     console, found = Console(), {}
-    sizes = (wanted.rounds, wanted.requests, wanted.threads, wanted.workers)
+    sizes = (wanted.rounds, wanted.requests, wanted.threads, wanted.workers, wanted.pin)
     for title, result in measure(what, *sizes):
         found[title] = result
         if not wanted.json:

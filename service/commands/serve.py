@@ -23,6 +23,7 @@ from models_zoo.cards import CARD_NAME
 from service import logs, tracing
 from service.app import create_app
 from service.classifier import Classifier
+from service.commands.cores import threads_each
 from service.commands.errors import fail, quiet_log, user_errors
 from service.commands.paths import check_data_dir, check_zoo
 from service.commands.shared_metrics import hold_shared_metrics, shared_metrics
@@ -86,7 +87,10 @@ def run(arguments: Sequence[str]) -> None:
         listener = _listen(settings)
         host, port = listener.getsockname()[:2]
         # The examples in the OpenAPI document name the port, also where any free one was asked for.
-        application = Application(settings.model_copy(update={"port": port}))
+        known = {"port": port}
+        if settings.pin_workers and settings.threads == 0:
+            known["threads"] = threads_each(settings.workers)  # ONNX Runtime would take every core
+        application = Application(settings.model_copy(update=known))
         app = application() if settings.workers == 1 else None
         if app is None:
             _check(settings)
@@ -119,15 +123,18 @@ def run(arguments: Sequence[str]) -> None:
             uvicorn.Server(config).run(sockets=[listener])
         else:
             grace_s = settings.shutdown_s + TAIL_S + CLOSE_S + _SLACK_S
-            supervise(config, listener, grace_s)
+            supervise(config, listener, grace_s, settings.pin_workers)
     _leave()
 
 
-def supervise(config: uvicorn.Config, listener: socket.socket, grace_s: float) -> None:
-    """Run `config.workers` workers until told to stop, and then for at most `grace_s`. Raises
-    `SystemExit` where one cannot start, as uvicorn itself does where it runs in this process."""
+def supervise(
+    config: uvicorn.Config, listener: socket.socket, grace_s: float, pinned: bool = False
+) -> None:
+    """Run `config.workers` workers, `pinned` each to its cores, until told to stop, and then for at
+    most `grace_s`. Raises `SystemExit` where one cannot start, as uvicorn itself does where it runs
+    in this process."""
     with shared_metrics():
-        supervisor = Supervisor(config, [listener], grace_s)
+        supervisor = Supervisor(config, [listener], grace_s, pinned)
         supervisor.run()
     if supervisor.failed:
         raise SystemExit(STARTUP_FAILURE)

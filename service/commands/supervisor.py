@@ -21,6 +21,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
+from service.commands.cores import pin
 from service.metrics import MULTIPROCESS, REPLACEMENT
 
 log = logging.getLogger(__name__)
@@ -79,13 +80,16 @@ class Supervisor(Multiprocess):
     one that does not end.
 
     grace_s: how long workers may take to end before they are killed.
+    pinned: whether each keeps to cores of its own.
     failed: whether a worker could not start.
     """
 
     failed = False
 
-    def __init__(self, config: Config, sockets: list[socket.socket], grace_s: float) -> None:
-        self._grace_s = grace_s
+    def __init__(
+        self, config: Config, sockets: list[socket.socket], grace_s: float, pinned: bool = False
+    ) -> None:
+        self._grace_s, self._pinned = grace_s, pinned
         if sys.platform == "win32":
             super().__init__(config, sockets)
             return
@@ -95,12 +99,14 @@ class Supervisor(Multiprocess):
             signal.signal(signal.SIGHUP, before)
 
     def init_processes(self) -> None:
-        self.processes = [self._started() for _ in range(self.processes_num)]
+        self.processes = [self._started(place) for place in range(self.processes_num)]
 
-    def _started(self) -> Process:
+    def _started(self, place: int) -> Process:
         worker = Process(self.config, self.sockets)
         with _putting_off_ctrl_c():
             worker.start()
+        if self._pinned and worker.pid is not None:
+            pin(worker.pid, self.processes_num, place)
         return worker
 
     def keep_subprocess_alive(self) -> None:
@@ -118,7 +124,7 @@ class Supervisor(Multiprocess):
             log.warning("worker %s %s and is started again", worker.pid, _end(code))
             mark_process_dead(worker.pid, os.environ[MULTIPROCESS])  # type: ignore[no-untyped-call]
             try:
-                self.processes[place] = self._started()
+                self.processes[place] = self._started(place)
             except OSError as error:  # no more processes or memory now; the next look tries again
                 log.error("no worker can be started: %s", error)
 
