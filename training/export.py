@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from models_zoo import registry
 from models_zoo.cards import (
+    CARD_NAME,
     ENTRIES,
     ENTRY_ID,
     AttentionSpec,
@@ -82,16 +83,7 @@ def export(
     """
     recipe, learner, record = load_run(run)
     entry = recipe.id if identity is None else identity
-    if not re.fullmatch(ENTRY_ID, entry):
-        raise ZooError(
-            f"{entry!r} cannot be an id: up to 64 small letters, digits, dots, dashes and "
-            "underscores, a letter or digit first"
-        )
-    if (root / entry).exists() and not replace:
-        raise ZooError(
-            f"{root / entry} is there already; --id gives this one another id, --zoo names another "
-            "folder, and --replace replaces it and the accuracies on its card"
-        )
+    check_place(entry, root, replace)
     spec = recipe.data.input
     shape = InputShape(spec.channels, spec.height, spec.width)
     weights = save({k: v.contiguous() for k, v in learner.state_dict().items()})
@@ -137,14 +129,33 @@ def export(
         license="MIT",
         files={name: describe(data) for name, data in files.items()},
     )
-    write_entry(card, files, root)
+    write_entry(card, files, root, replace)
     report = {"card": entry, **asdict(difference)}
     checkpoint.write_atomically(run / "parity.json", json.dumps(report, indent=2).encode())
     return card, difference
 
 
-def write_entry(card: Card, files: dict[str, bytes], root: Path) -> None:
-    """Put an entry into `root`, in place of one of the same id."""
+def check_place(entry: str, root: Path, replace: bool) -> None:
+    """Raises `ZooError` unless an entry of this id may be put into `root`: `replace` an entry that
+    is there, and nothing else."""
+    if not re.fullmatch(ENTRY_ID, entry):
+        raise ZooError(
+            f"{entry!r} cannot be an id: up to 64 small letters, digits, dots, dashes and "
+            "underscores, a letter or digit first"
+        )
+    folder = root / entry
+    if folder.exists() and not (folder / CARD_NAME).exists():
+        raise ZooError(f"{folder} is there already, and is no entry; take another --id or --zoo")
+    if folder.exists() and not replace:
+        raise ZooError(
+            f"{folder} is there already; --id gives this one another id, --zoo names another "
+            "folder, and --replace replaces it and the accuracies on its card"
+        )
+
+
+def write_entry(card: Card, files: dict[str, bytes], root: Path, replace: bool = False) -> None:
+    """Put an entry into `root`. Raises as `check_place`."""
+    check_place(card.id, root, replace)
     root.mkdir(parents=True, exist_ok=True)
     # Drafted under another root, so that a reader finds the old entry or the new one.
     with tempfile.TemporaryDirectory(dir=root, prefix=".export-") as drafts:

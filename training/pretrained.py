@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model
@@ -19,10 +16,8 @@ from torchvision.models import WeightsEnum, get_model
 from models_zoo import registry
 from models_zoo.backbones.pretrained import PREFIX, Pretrained, blank, find, input_spec
 from models_zoo.cards import (
-    CARD_NAME,
     MAX_FILE_BYTES,
     Card,
-    EntryId,
     Limits,
     Paper,
     Pretraining,
@@ -33,7 +28,7 @@ from models_zoo.learner import InputShape
 from models_zoo.patches import PatchAttention
 from models_zoo.weights import WEIGHTS
 from training.commands import user_errors
-from training.export import attention_of, example_answer, write_entry
+from training.export import attention_of, check_place, example_answer, write_entry
 from training.graphs import to_onnx
 from training.parity import compare
 
@@ -105,12 +100,7 @@ def make(
     backbone: str, head: str, entry: str, weights: Path | None, zoo: Path, replace: bool
 ) -> Card:
     """Load, export, compare with PyTorch, write. Raises `ZooError`, `ParityError`, `OSError`."""
-    try:
-        TypeAdapter(EntryId).validate_python(entry)
-    except ValidationError:
-        raise ZooError(f"{entry!r} is no id: up to 64 of a-z, 0-9, '.', '_' and '-'") from None
-    if (zoo / entry / CARD_NAME).exists() and not replace:
-        raise ZooError(f"{zoo / entry} exists; take another --id, or --replace it")
+    check_place(entry, zoo, replace)
     try:
         network, origin = find(backbone)
         name = f"{PREFIX}{network}/{origin.name}"
@@ -152,7 +142,7 @@ def make(
         license=license_of(origin) if weights is None else f"that of {weights.name}",
         files={file: describe(data) for file, data in files.items()},
     )
-    write_entry(card, files, zoo)
+    write_entry(card, files, zoo, replace)
     return card
 
 
@@ -188,7 +178,9 @@ def read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError):
+    except OSError:
+        raise
+    except Exception:  # as many kinds as there are ways in which bytes are no pickle
         # Not in PyTorch's words: they advise to run whatever code the file holds.
         raise ZooError(
             f"{path}: no weights in it, or more than weights; a state dict is wanted, as "

@@ -214,6 +214,11 @@ def test_runs_of_one_recipe_stand_side_by_side_under_ids_of_their_own(
     for odd in ("Second", "../up", "", "a" * 65, "a\n"):
         assert_one_line(fewshot(*command, odd), "cannot be an id")
     assert [path.name for path in tmp_path.iterdir()] == ["zoo"]
+    (tmp_path / "zoo" / "photos").mkdir()
+    (tmp_path / "zoo" / "photos" / "mine.txt").write_text("precious")
+    for more in ((), ("--replace",)):
+        assert_one_line(fewshot(*command, "photos", *more), "is no entry")
+    assert (tmp_path / "zoo" / "photos" / "mine.txt").exists()
     assert fewshot(*command, "second").exit_code == 0
     first, second = (load_card(tmp_path / "zoo" / name) for name in (ENTRY, "second"))
     assert second.training.recipe == first.training.recipe

@@ -168,12 +168,14 @@ def test_a_mistake_is_one_line_and_leaves_nothing(file: Path, zoo: Path, tmp_pat
     torch.save({key: kept[key] for key in kept if not key.startswith("conv5")}, short)
     torch.save(kept | {"conv5.0.weight": torch.zeros(5, 192, 1, 1)}, narrow)
     new = tmp_path / "zoo"
-    check(add(zoo, "--weights", file), "mine exists; take another --id, or --replace it")
+    check(add(zoo, "--weights", file), "mine is there already; --id gives this one another id")
     check(add(new, backbone="resnet50"), "did you mean torchvision/resnet50")
     check(add(new, backbone="torchvision/resnet50/V7"), "known: IMAGENET1K_V1")
     check(add(new, backbone="torchvision/vit_h_14"), "2.5 GB of weights; an ONNX file holds 2 GiB")
-    check(add(new, entry="../out"), "is no id")
+    check(add(new, entry="../out"), "cannot be an id")
     check(add(new, "--weights", tmp_path / "none.pth"), "no such file")
+    check(add(new, "--weights", text), "no weights in it")
+    text.write_bytes(b"ustar" * 200)
     check(add(new, "--weights", text), "no weights in it")
     assert "weights_only" not in add(new, "--weights", text).stderr
     check(add(new, "--weights", whole), "not a state dict")

@@ -160,7 +160,7 @@ def read_tar_member(path: Path, name: str, limit: int) -> bytes:
             data = member.read(limit + 1) if member else b""
     except KeyError:
         raise DataError(f"{path}: no {name} inside") from None
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except Exception as error:  # zlib and lzma raise errors of their own
         raise DataError(f"{path}: not a readable archive ({error}); fetch it again") from None
     if not 0 < len(data) <= limit:
         raise DataError(f"{path}: {name} is empty or larger than {limit >> 20} MiB")

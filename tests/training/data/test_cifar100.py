@@ -6,6 +6,7 @@ import io
 import pickle
 import tarfile
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from training.data import cifar100
 from training.data.packing import pack
-from training.data.reading import Reader
+from training.data.reading import Reader, read_tar_member
 from training.data.sources import load_dataset
 from training.data.store import DataError, PackedStore
 
@@ -101,3 +102,16 @@ def test_an_archive_without_its_pickles_is_named(tmp_path):
         pass
     with pytest.raises(DataError, match=r"cifar-100-python\.tar\.gz: no cifar-100-python/meta"):
         load_dataset("cifar100", tmp_path, cache=tmp_path / "cache")
+
+
+def test_a_tar_that_is_damaged_inside_is_told_as_such(tmp_path: Path) -> None:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        member = tarfile.TarInfo("train")
+        member.size = 500_000  # more than is read ahead, which `tarfile` would tell of itself
+        archive.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(500_000)))
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    packed = packer.compress(plain.getvalue()[:400_000]) + packer.flush(zlib.Z_FULL_FLUSH)
+    (tmp_path / "x.tar.gz").write_bytes(packed + b"\x07 is no block of any kind")
+    with pytest.raises(DataError, match="not a readable archive"):
+        read_tar_member(tmp_path / "x.tar.gz", "train", 1 << 20)
