@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, select, update
@@ -54,12 +54,13 @@ def find_set(
     connection: Connection,
     owner: str,
     set_id: str,
-    now: float,
+    clock: Callable[[], float],
     revisions: Revisions = None,
     lock: bool = False,
 ) -> Row[Any]:
-    """The set's row, locked until the transaction ends if asked for, which an edit does. Raises
-    `UnknownSet`, `SetExpired`, `RevisionMismatch`, and `Unauthenticated` to an edit."""
+    """The set's row, locked until the transaction ends if asked for, which an edit does; whether it
+    has expired is asked once the lock is had, for which it may have waited. Raises `UnknownSet`,
+    `SetExpired`, `RevisionMismatch`, and `Unauthenticated` to an edit."""
     if lock:
         refuse_revoked(connection, owner)
     row = None
@@ -68,7 +69,7 @@ def find_set(
         row = connection.execute(_LOCKED_SET if lock else _ONE_SET, wanted).first()
     if row is None:
         raise UnknownSet("there is no such support set")
-    if row.expires_at is not None and row.expires_at <= now:
+    if row.expires_at is not None and row.expires_at <= clock():
         raise SetExpired(f"{set_id} was not used for {row.ttl} s and is gone")
     if revisions is not None and row.revision not in revisions:
         raise RevisionMismatch(

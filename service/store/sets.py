@@ -190,6 +190,8 @@ class SupportSets:
             results = add_images(connection, row, images, self._limits, self.clock())
             if any(isinstance(result, Created) for result in results):
                 bump(connection, row, self.clock())
+            else:  # no change, but a use
+                put_off(connection, set_id, self.clock(), row.ttl)
             return self._added(connection, owner, set_id, results)
 
         return answer_once(self._database, owner, once, work, render, self.clock)
@@ -289,7 +291,7 @@ class SupportSets:
         revisions: Revisions = None,
         lock: bool = False,
     ) -> Row[Any]:
-        return find_set(connection, owner, set_id, self.clock(), revisions, lock)
+        return find_set(connection, owner, set_id, self.clock, revisions, lock)
 
     def _make_room(self, connection: Connection, owner: str, now: float) -> None:
         """Raises `TooManySets`. Expired sets count only until their room is needed: then they are

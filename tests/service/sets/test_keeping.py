@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from service.app import create_app
 from service.settings import Settings
-from service.store import replays
+from service.store import replays, rows
 from service.store.store import Store
 from tests.service.asking import SETS, add, ask_set, assert_problem, make_set, task
 from tests.service.sets.making import QUERIES, Clock, made
@@ -98,6 +98,8 @@ def test_a_set_lives_its_ttl_after_each_use_and_then_is_gone(
         clock.now += 999
         assert ask_set(client, set_id, QUERIES).status_code == 200
     clock.now += 999
+    assert add(client, set_id, task()).status_code == 200  # all are there already
+    clock.now += 999
     assert client.get(f"{SETS}/{set_id}").status_code == 200  # looking is no use
     clock.now += 60
     for _ in range(2):
@@ -140,6 +142,22 @@ def test_a_use_that_waited_until_the_set_expired_does_not_bring_it_back(
     assert not times
     assert_problem(client.get(f"{SETS}/{set_id}"), 410, "support-set-expired")
     store.sets.sweep()
+
+
+def test_nor_does_an_edit_that_waited_for_the_set_s_lock(
+    client: TestClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In PostgreSQL the sweep may have had the lock, and the examples, before."""
+    store, set_id = client.app.state.store, made(client, ttl=1000)
+    expires_at = clock.now + 2000
+
+    def waiting(*_: object) -> None:
+        clock.now = expires_at
+
+    monkeypatch.setattr(rows, "refuse_revoked", waiting)
+    changed = client.patch(f"{SETS}/{set_id}", json={"name": "late"})
+    assert_problem(changed, 410, "support-set-expired")
+    assert store.sets.sweep() == 1
 
 
 def test_the_sweep_deletes_the_images_of_expired_sets_alone(
