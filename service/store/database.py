@@ -112,7 +112,10 @@ class Database:
                     self.engine.dispose()  # what failed before may have opened another file
                     if self._file is not None:
                         self._file.make()
-                    schema.upgrade(self.engine)
+                    try:
+                        schema.upgrade(self.engine)
+                    except sa.ProgrammingError as error:  # such as no right to make tables
+                        raise _unavailable(error) from error
                     if self._file is not None:
                         self._file.opened()
                 self._opened = True

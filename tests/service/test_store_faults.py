@@ -196,6 +196,38 @@ def test_a_write_and_a_quota_do_not_wait_for_a_database_that_hangs_either(
             assert time.monotonic() < give_up
 
 
+def test_postgresql_that_allows_no_tables_is_503_until_it_does(
+    zoo: Path, postgres: Postgres
+) -> None:
+    """What a role without a right gets since PostgreSQL 15."""
+    url = postgres.new_database()
+    administrator = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+
+    def administer(*commands: str) -> None:
+        with administrator.begin() as connection:
+            for command in commands:
+                connection.execute(text(command))
+
+    administer("CREATE ROLE plain LOGIN", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    plain = url.replace("postgres@", "plain@")
+    try:
+        made = subprocess.run(
+            [sys.executable, "-m", "fewshot", "keys", "create", "me"],
+            env=os.environ | {"DATABASE_URL": plain},
+            capture_output=True,
+            text=True,
+        )
+        assert made.returncode == 2
+        assert "Traceback" not in made.stderr
+        assert "permission denied for schema public" in made.stderr
+        with TestClient(create_app(Settings(zoo=zoo, device="cpu", database_url=plain))) as client:
+            assert_down(client.get("/readyz"))
+            administer("GRANT CREATE ON SCHEMA public TO plain")
+            assert client.get("/readyz").status_code == 200
+    finally:
+        administrator.dispose()
+
+
 def test_a_database_that_comes_after_the_service_is_waited_for(
     zoo: Path, postgres: Postgres
 ) -> None:
