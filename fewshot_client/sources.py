@@ -139,13 +139,23 @@ def _zipped(folder: Path) -> bytes:
 
 def _walked(folder: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
     """The files and the folders below, but for junk. Raises `NotSent` where there is no file."""
-    files, folders = [], []
+    files: list[PurePosixPath] = []
+    folders: list[PurePosixPath] = []
+
+    def walk(place: Path, above: frozenset[str]) -> None:
+        above |= {os.path.realpath(place)}
+        for path in place.iterdir():
+            below = PurePosixPath(path.relative_to(folder).as_posix())
+            if _is_junk(path.name):
+                continue
+            if not path.is_dir():
+                files.append(below)
+            elif os.path.realpath(path) not in above:  # a link back up would have no end
+                folders.append(below)
+                walk(path, above)
+
     with _reading(str(folder)):
-        for place, inside, names in os.walk(folder, onerror=_raise, followlinks=True):
-            inside[:] = [name for name in inside if not _is_junk(name)]
-            below = PurePosixPath(Path(place).relative_to(folder).as_posix())
-            folders += [below / name for name in inside]
-            files += [below / name for name in names if not _is_junk(name)]
+        walk(folder, frozenset())
     if not files:
         raise NotSent(f"{folder} has no folders of images, one per class")
     return sorted(files), sorted(folders)
@@ -153,22 +163,20 @@ def _walked(folder: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
 
 def _labels(folder: Path) -> dict[PurePosixPath, str]:
     """The files below a folder and their labels, as the service finds them in a zip of it: a label
-    is a file's folder, below the folder that all of them share. Raises `NotSent`."""
+    is a file's folder, below those around the classes. Raises `NotSent`."""
     files, folders = _walked(folder)
-    if outside := [file for file in files if len(file.parts) < 2]:
+    depth = 0
+    while any(len(file.parts) > depth + 2 for file in files):
+        if len({file.parts[depth] for file in files if len(file.parts) > depth + 1}) > 1:
+            break
+        depth += 1
+    if outside := [file for file in files if len(file.parts) < depth + 2]:
         detail = f"{folder}: {outside[0]} lies outside a class folder; use one folder per class"
         raise NotSent(detail)
     filled = {parent for file in files for parent in file.parents}
     if empty := [each for each in folders if each not in filled]:
         raise NotSent(f"{folder}: the class folder {empty[0]} has no images")
-    depth = 0
-    while all(len(f.parts) > depth + 2 for f in files) and len({f.parts[depth] for f in files}) < 2:
-        depth += 1
     return {file: "/".join(file.parts[depth:-1]) for file in files}
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -147,9 +147,7 @@ def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
     """The same from a folder on disk, sorted by path. Links are followed; it is the user's disk."""
     if not folder.is_dir():
         raise NoSupport(f"{folder} is not a folder")
-    walk = os.walk(folder, followlinks=True)
-    found = (Path(place, name) for place, inside, names in walk for name in (*inside, *names))
-    every = [path for path in found if not _is_junk(_below(path, folder))]
+    every = [path for path in _walked(folder) if not _is_junk(_below(path, folder))]
     files = {_below(path, folder): path for path in every if path.is_file()}
     if len(files) > limits.max_files:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_files} files")
@@ -160,6 +158,20 @@ def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
     if sum(path.stat().st_size for path in files.values()) > limits.max_bytes:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_bytes} bytes")
     return [Member(labels[path], str(path), files[path].read_bytes()) for path in sorted(files)]
+
+
+def _walked(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Files and folders below. A link back to a folder `above` would have no end: it is none."""
+    above |= {os.path.realpath(folder)}
+    inside: list[Path] = []
+    with suppress(OSError):  # it counts as empty
+        inside = list(folder.iterdir())
+    for path in inside:
+        if not path.is_dir():
+            yield path
+        elif os.path.realpath(path) not in above:
+            yield path
+            yield from _walked(path, above)
 
 
 def _faults(
@@ -173,8 +185,9 @@ def _faults(
     if not files:
         raise NoSupport(f"{name} holds no files", file=ref)
     found: dict[PurePosixPath, Problem] = {}
+    depth = _wraps(files)
     for path in files:
-        if len(path.parts) < 2:
+        if len(path.parts) < depth + 2:
             detail = f"{name}: {path} lies outside a class folder; use one folder per class"
             found[path] = BadArchive(detail, file=ref)
     filled = {parent for path in files for parent in path.parents}
@@ -185,11 +198,21 @@ def _faults(
     return found
 
 
-def _labels(files: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """The label of each file: its folder's path below the folder that all of them share."""
-    files, depth = list(files), 0
-    while all(len(p.parts) > depth + 2 for p in files) and len({p.parts[depth] for p in files}) < 2:
+def _wraps(files: Sequence[PurePosixPath]) -> int:
+    """How many folders there are around those of the classes: as long as there is but one, with
+    others inside. A file beside these, such as a README, makes it no class."""
+    depth = 0
+    while any(len(path.parts) > depth + 2 for path in files):
+        if len({path.parts[depth] for path in files if len(path.parts) > depth + 1}) > 1:
+            break
         depth += 1
+    return depth
+
+
+def _labels(files: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
+    """The label of each file: its folder's path below those around the classes."""
+    files = list(files)
+    depth = _wraps(files)
     return {path: "/".join(path.parts[depth:-1]) for path in files}
 
 

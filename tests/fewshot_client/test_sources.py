@@ -158,8 +158,23 @@ def test_a_class_may_be_a_link_to_its_folder(client: Client, tmp_path: Path) -> 
     assert [member.label for member in members] == ["cat", "dog"]
 
 
+def test_a_link_back_up_has_an_end(client: Client, tmp_path: Path) -> None:
+    folder = filled(tmp_path / "set", {"cat/1.png": CAT, "dog/2.png": DOG})
+    for name in ("cat", "dog"):
+        (folder / name / "up").symlink_to("..")
+    assert client.classify("mean", folder, DOG).labels == ["dog"]
+    members = read_folder(folder, ArchiveLimits(99, 10**6))
+    assert [member.label for member in members] == ["cat", "dog"]
+
+
 @pytest.mark.parametrize(
-    "files", [{"cat/1.png": CAT, "hook/.keep": b""}, {"cat/1.png": CAT, "2.png": DOG}]
+    "files",
+    [
+        {"cat/1.png": CAT, "hook/.keep": b""},
+        {"cat/1.png": CAT, "2.png": DOG},
+        # Else the classes were data/cat, data/dog and data.
+        {"data/cat/1.png": CAT, "data/dog/2.png": DOG, "data/README": b"of pets"},
+    ],
 )
 def test_a_folder_is_refused_in_the_words_of_the_command_line(
     client: Client, tmp_path: Path, files: dict[str, bytes]
