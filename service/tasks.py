@@ -71,10 +71,15 @@ def pair(
     ]
 
 
-def clean_label(label: str, index: int, max_length: int) -> str:
+def stored_label(label: str) -> str:
     """A label without surrounding blanks, composed (NFC): folders of one name that two systems
-    spell in other bytes are one class. Raises `InvalidLabel`."""
-    label = unicodedata.normalize("NFC", label.strip())
+    spell in other bytes are one class."""
+    return unicodedata.normalize("NFC", label.strip())
+
+
+def clean_label(label: str, index: int, max_length: int) -> str:
+    """A label as it is stored. Raises `InvalidLabel`."""
+    label = stored_label(label)
     fault = ""
     if is_blank(label):
         fault = "is empty"

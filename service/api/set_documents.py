@@ -147,11 +147,12 @@ class SupportSetPatch(BaseModel):
 
     name: str = Field("", description=NAME)
     metadata: dict[str, Any] = Field({}, description=METADATA)
-    ttl: int | None = Field(None, ge=1, description=f"{TTL}; null: for ever.")
+    ttl: int | None = Field(None, ge=1, strict=True, description=f"{TTL}; null: for ever.")
     labels: dict[str, str] = Field(
         {},
-        description="Renames classes: present label to new one, all at once. Under a label that "
-        "another class bears, the two become one.",
+        max_length=1000,
+        description="Renames classes, at most 1000: present label to new one, all at once. "
+        "Under a label that another class bears, the two become one.",
         examples=[{"hok": "hook"}],
     )
 

@@ -50,8 +50,9 @@ from service.api.set_requests import (
     read_metadata,
 )
 from service.engine.admission import in_time
+from service.problems import InvalidRequest
 from service.store.replays import Answer
-from service.tasks import clean_label
+from service.tasks import clean_label, stored_label
 
 router = APIRouter(prefix="/v1/support-sets", tags=["support sets"])
 
@@ -173,8 +174,10 @@ async def patch_support_set(
         changes["metadata"] = check_metadata(changes["metadata"])
     if "ttl" in changes:
         changes["ttl"] = clean_ttl(changes["ttl"])
-    labels = changes.pop("labels", {})
-    labels = {old: clean_label(labels[old], i, longest) for i, old in enumerate(labels)}
+    given = changes.pop("labels", {}).items()
+    labels = {stored_label(old): clean_label(new, i, longest) for i, (old, new) in enumerate(given)}
+    if len(labels) < len(given):
+        raise InvalidRequest("labels: one class is named twice")
     record, classes = await store.run_write(
         store.sets.patch, caller.id, set_id, changes, labels, if_match
     )

@@ -81,7 +81,11 @@ def test_patching_changes_what_is_sent_and_keeps_the_rest(client: TestClient) ->
     assert (found["name"], found["metadata"], found["ttl"]) == ("new", {"b": 2}, None)
     assert found["expires_at"] is None
     assert client.get(path).json() == found
-    for wrong in ({"revision": 9}, {"name": 3}, {"ttl": 0}, {"ttl": 10**12}, {"name": "a\nb"}, []):
+    many = {str(i): "x" for i in range(1001)}
+    for wrong in (
+        {"revision": 9}, {"name": 3}, {"ttl": 0}, {"ttl": 10**12}, {"ttl": True}, {"name": "a\nb"},
+        {"labels": many}, [],
+    ):  # fmt: skip
         assert_problem(client.patch(path, json=wrong), 422, "invalid-request")
     assert client.get(path).json() == found
 
@@ -124,6 +128,17 @@ def test_classes_are_renamed_all_at_once(client: TestClient) -> None:
     found = client.get(path).json()
     assert [(one["label"], one["examples"]) for one in found["classes"]] == [("a", 2), ("b", 1)]
     assert found["revision"] == 3
+
+
+def test_a_class_is_renamed_in_whatever_spelling_it_was_sent(client: TestClient) -> None:
+    [(_, first), (_, second)] = task("ab", 1)
+    set_id = made(client, [("e\u0301t\u00e9", first), ("b", second)])
+    path = f"{SETS}/{set_id}"
+    changed = client.patch(path, json={"labels": {" \u00e9te\u0301 ": "summer"}})
+    assert [one["label"] for one in changed.json()["classes"]] == ["b", "summer"]
+    twice = client.patch(path, json={"labels": {"b": "c", " b": "d"}})
+    detail = assert_problem(twice, 422, "invalid-request")["detail"]
+    assert detail == "labels: one class is named twice"
 
 
 def test_deleting_leaves_nothing(client: TestClient) -> None:
