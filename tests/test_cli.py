@@ -67,6 +67,17 @@ def test_names_in_brackets_or_colons_are_shown_as_they_are(zoo: Path, tmp_path: 
     assert all(row[3].startswith(row[1]) for row in rows)
 
 
+def test_every_query_has_a_picture_of_its_own(zoo: Path, support: Path, tmp_path: Path) -> None:
+    asked = [tmp_path / name for name in ("x/a.png", "y/a.png", "z/1-a.png")]
+    for i, file in enumerate(asked):
+        file.parent.mkdir()
+        file.write_bytes(encoded(noise(i)))
+    out = tmp_path / "sheets"
+    result = classify(zoo, support, "--query", *asked, "--attention", out, model="attentive")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in sorted(out.iterdir())] == ["0-a.png", "1-a.png", "2-1-a.png"]
+
+
 def test_the_table_has_the_uncertainty_of_models_that_tell_one(zoo: Path, support: Path) -> None:
     image = support / "dog" / "2.png"
     result = classify(zoo, support, "--query", image, model="attentive")

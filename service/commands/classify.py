@@ -135,10 +135,12 @@ def _table(outcome: Outcome, top_k: int | None) -> Table:
 
 
 def _write_sheets(outcome: Outcome, folder: Path) -> int:
-    """One picture per query; names that come twice get their position in front."""
+    """One picture per query; where names come twice, all get their position in front: the new
+    names might be those of others else."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [Path(picture.ref.name).stem for picture in outcome.queries]
+    repeated = len(set(map(str.casefold, names))) < len(names)
     for index, name in enumerate(names):
-        prefix = f"{index}-" if names.count(name) > 1 else ""
+        prefix = f"{index}-" if repeated else ""
         draw_sheet(outcome, index).save(folder / f"{prefix}{name}.png")
     return len(names)
