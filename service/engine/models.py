@@ -15,7 +15,7 @@ from models_zoo.cards import CARD_NAME, Card, ZooError, load_card
 from models_zoo.names import unknown
 from service.engine.events import Events
 from service.engine.runtime import Runtime
-from service.problems import ModelUnavailable, UnknownModel
+from service.problems import ModelUnavailable, NotReady, UnknownModel
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ _THREADS = 8
 #: Memory of a loaded entry, as measured (docs/decisions/model-memory.md): the weights stand in the
 #: graphs and again in the safetensors file, so this is about four times the weights.
 _BYTES_PER_FILE_BYTE, _BYTES_PER_MODEL = 2, 8 << 20
+_STOPPING = "the service is stopping"
 
 
 class Models:
@@ -49,6 +50,8 @@ class Models:
         self._events, self._budget, self._pinned = events or Events(), budget, tuple(pinned)
         self._lock = threading.Lock()
         self._loading: OrderedDict[str, Future[Runtime]] = OrderedDict()
+        #: Those of them that are in memory, also where the future is yet to be told.
+        self._ready = set[str]()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="load")
         self.cards: dict[str, Card] = {}
         self._malformed: dict[str, ZooError] = {}
@@ -101,13 +104,18 @@ class Models:
         """The entry's runtime, loaded once, off the event loop.
 
         Who has it may use it even when it is let go meanwhile. Raises `UnknownModel` or
-        `ModelUnavailable`; a failed load is tried again when next asked.
+        `ModelUnavailable`, or `NotReady` once closed; a failed load is tried again when next asked.
         """
         future = self._future(self.card(entry))
         if _is_loaded(future):
             return future.result()
-        # Shielded: one caller that gives up must not cancel the load for the others.
-        return await asyncio.shield(asyncio.wrap_future(future))
+        try:
+            # Shielded: one caller that gives up must not cancel the load for the others.
+            return await asyncio.shield(asyncio.wrap_future(future))
+        except asyncio.CancelledError:
+            if future.cancelled():  # by `close`, and not the caller
+                raise NotReady(_STOPPING) from None
+            raise
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -116,7 +124,10 @@ class Models:
         with self._lock:
             future = self._loading.get(card.id)
             if future is None or (future.done() and not _is_loaded(future)):
-                future = self._threads.submit(self._load, card)
+                try:
+                    future = self._threads.submit(self._load, card)
+                except RuntimeError:  # they are closed
+                    raise NotReady(_STOPPING) from None
                 self._loading[card.id] = future
             self._loading.move_to_end(card.id)
         return future
@@ -125,7 +136,7 @@ class Models:
         start = time.perf_counter()
         try:
             runtime = self._loader(card, self._root)
-        except (ZooError, RuntimeError, ImportError) as error:
+        except Exception as error:  # graphs that do not fit their card raise a dozen kinds
             log.error("cannot load %s: %s", card.id, error)
             raise _unavailable(card.id) from error
         seconds = time.perf_counter() - start
@@ -137,11 +148,8 @@ class Models:
     def _make_room(self, newest: str) -> None:
         """Let go of what was asked longest ago. Jobs that wait or run keep their runtimes."""
         with self._lock:
-            sizes = {
-                entry: memory_of(self.cards[entry])
-                for entry, future in self._loading.items()
-                if entry == newest or _is_loaded(future)
-            }
+            self._ready.add(newest)
+            sizes = {e: memory_of(self.cards[e]) for e in self._loading if e in self._ready}
             gone = []
             for entry in list(sizes):
                 if self._budget is None or sum(sizes.values()) <= self._budget:
@@ -149,6 +157,7 @@ class Models:
                 if entry != newest and entry not in self._pinned:
                     gone.append(entry)
                     del sizes[entry], self._loading[entry]
+                    self._ready.remove(entry)
         for entry in gone:
             log.info("unloaded %s", entry)
             self._events.unloaded(entry)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from models_zoo.cards import Card, ZooError
+from models_zoo.cards import Card, ZooError, load_card, write_card
 from service.engine.events import Events
 from service.engine.models import Models, memory_of
+from service.engine.onnx import OnnxRuntime
 from service.engine.runtime import Runtime
+from service.problems import ModelUnavailable, NotReady
 from tests.service.gate import Gate
 
 PATIENCE_S = 30
@@ -114,5 +118,64 @@ def test_loading_one_model_delays_no_other(zoo: Path) -> None:
         assert not slow.done()
         go_on.set()
         await slow
+
+    asyncio.run(scenario())
+
+
+def test_whatever_a_loader_raises_the_model_is_unavailable(
+    zoo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here graphs for other images than the card's."""
+    shutil.copytree(zoo / "mean", tmp_path / "mean")
+    card = load_card(tmp_path / "mean")
+    other = card.input.model_copy(update={"height": 2 * card.input.height})
+    write_card(card.model_copy(update={"input": other}), tmp_path)
+    models, _ = make(tmp_path, load=lambda card, root: OnnxRuntime(card, root, "cpu", 1))
+    with pytest.raises(ModelUnavailable, match="the server's log says why"):
+        ask(models, "mean")
+    assert "the graph declares" in caplog.text
+
+
+def test_two_that_are_loaded_at_once_are_both_counted(zoo: Path) -> None:
+    """Each is told of before the other's load is over."""
+    told = threading.Barrier(2)
+
+    class Together(Events):
+        def models(self, count: int, size: int) -> None:
+            told.wait(PATIENCE_S)
+
+    def load(card: Card, root: Path) -> Runtime:
+        return Gate(card)
+
+    models = Models(zoo, load, Together(), 1)
+
+    async def scenario() -> None:
+        await asyncio.gather(models.runtime("mean"), models.runtime("descent"))
+
+    asyncio.run(scenario())
+    assert len(models.loaded) == 1
+
+
+def test_once_closed_it_says_so_to_who_waits_and_who_comes(zoo: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load(card: Card, root: Path) -> Runtime:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        return Gate(card)
+
+    models, _ = make(zoo, load=load)
+    models._threads = ThreadPoolExecutor(1)
+
+    async def scenario() -> None:
+        runs = asyncio.create_task(models.runtime("mean"))
+        waits = asyncio.create_task(models.runtime("descent"))
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        models.close()
+        for asked in (waits, models.runtime("attentive")):
+            with pytest.raises(NotReady):
+                await asyncio.wait_for(asked, PATIENCE_S)
+        go_on.set()
+        assert (await runs).card.id == "mean"
 
     asyncio.run(scenario())
