@@ -29,6 +29,7 @@ from service.problems import NoSupport
 from service.settings import MB, Settings
 from service.stored import StoredSupport
 from service.tasks import Ask, check_limits, classes_of, learning_rates, order_count
+from service.together import gathered
 
 #: Most bytes of files that one thread reads in a row, and about how long it may take.
 _PART_BYTES, _TURN_S = 64 << 10, 0.05
@@ -358,13 +359,8 @@ class Classifier:
                     found += await self.off_loop(_one_turn, work, part[len(found) :])
             return found
 
-        waiting = [asyncio.create_task(done(part)) for part in _parts(items, sizes)]
-        try:
-            return [result for part in waiting for result in await part]
-        finally:
-            for left in waiting:
-                left.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+        parts = await gathered(done(part) for part in _parts(items, sizes))
+        return [result for part in parts for result in part]
 
 
 def _feature_keys(entry: str, stored: StoredSupport) -> list[tuple[str, str, str]]:

@@ -22,6 +22,7 @@ from service.problems import (
     Diverged,
     ModelUnavailable,
     NothingToLeaveOut,
+    NotReady,
     OneClass,
     OutOfMemory,
     Problem,
@@ -31,6 +32,7 @@ from service.problems import (
 )
 from service.stored import StoredSupport
 from service.tasks import check_limits
+from service.together import gathered
 
 #: What is one model's own trouble with a set, and no reason to judge no other.
 _ITS_OWN = (
@@ -100,6 +102,8 @@ async def evaluate(
     """
     cards = {model: classifier.models.card(model) for model in models}
     check_set(stored.labels)
+    if not cards:
+        raise NotReady("the zoo has no entries")
     now = time.perf_counter()
     until = deadline - min(_MOST_SPARE_S, _SPARE * (deadline - now))
     found = {}
@@ -136,8 +140,8 @@ async def leave_one_out(
     examples, verdicts = left_out(stored.labels), []
     for start in range(0, len(examples), together):
         part = examples[start : start + together]
-        verdicts += await asyncio.gather(
-            *(_verdict(classifier, learned, stored.labels, i, deadline) for i in part)
+        verdicts += await gathered(
+            _verdict(classifier, learned, stored.labels, i, deadline) for i in part
         )
     return verdicts
 

@@ -30,6 +30,7 @@ from service.engine.runtime import Runtime
 from service.inference.tensors import DTYPES, Array, Arrays, Declared
 from service.problems import InvalidTensor, TooManyImages, UnknownModel
 from service.tasks import check_limits, learning_rates
+from service.together import gathered
 
 log = logging.getLogger(__name__)
 
@@ -148,12 +149,9 @@ class Inference:
         attention = any(name.endswith("attention") for name in names)
         episodes = _episodes(served.card, arrays, attention)
         submit = self._classifier.engine.submit
-        running = [asyncio.ensure_future(submit(episode, deadline)) for episode in episodes]
-        try:
-            return _joined(arrays, [await answer for answer in running], names)
-        finally:  # one task's fault is the request's: the others need not run
-            for answer in running:
-                answer.cancel()
+        # One task's fault is the request's: the others need not run.
+        answers = await gathered(submit(episode, deadline) for episode in episodes)
+        return _joined(arrays, answers, names)
 
     def _run_graph(self, served: Served, runtime: Runtime, feed: Arrays, names: set[str]) -> Arrays:
         assert served.part != "task" and isinstance(runtime, HasGraphs)

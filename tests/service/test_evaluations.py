@@ -263,6 +263,12 @@ def test_one_that_is_not_done_in_time_leaves_the_others_numbers(zoo: Path) -> No
         Counted.opened.set()
 
 
+def test_without_a_model_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(zoo=tmp_path, device="cpu"))) as client:
+        set_id = make_set(client, likely()).json()["support_set"]["id"]
+        assert_problem(evaluate(client, set_id), 503, "not-ready")
+
+
 def test_it_waits_in_the_queue_like_any_other(zoo: Path) -> None:
     """Counted as the examples: the models are judged one after another."""
     settings = Settings(zoo=zoo, device="cpu", threads=1, queue_images=40)

@@ -1,0 +1,21 @@
+"""Several waits at once, of which none is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def gathered(works: Iterable[Awaitable[T]]) -> list[T]:
+    """What each of them gives, in their order. The first fault, in this order, is raised; with it,
+    or where the caller is cancelled, the others are cancelled and their end is awaited."""
+    running = [asyncio.ensure_future(work) for work in works]
+    try:
+        return [await each for each in running]
+    finally:
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
