@@ -38,7 +38,10 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-Zoo = Annotated[Path | None, typer.Option(help="Folder of zoo entries. Default: the shipped zoo.")]
+Zoo = Annotated[
+    Path | None,
+    typer.Option(envvar="FEWSHOT_ZOO", help="Folder of zoo entries. Default: the shipped zoo."),
+]
 Where = Annotated[Device | None, typer.Option(help="Where models run. Default: auto.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Support = Annotated[
@@ -354,7 +357,7 @@ Picture = Annotated[
 def plot_validation(runs: Runs, out: Picture = None) -> None:
     """Validation accuracy over iterations, a line for each run (Aimen et al. 2021, Fig. 3).
 
-    Example: fewshot plot validation runs/maml-omniglot runs/ta-maml-omniglot
+    Example: fewshot plot validation runs/taml-omniglot runs/ta-maml-omniglot
     """
     training("training.plots.commands").validation(runs, out)
 
@@ -366,7 +369,7 @@ def plot_trajectory(runs: Runs, out: Picture = None) -> None:
     To compare sequential training with batches, give the same recipe with `episodes: {tasks: 1}`
     and with more, from one seed and at one learning rate: a path's length goes with it.
 
-    Example: fewshot plot trajectory runs/maml-omniglot runs/ta-maml-omniglot
+    Example: fewshot plot trajectory runs/taml-omniglot runs/ta-maml-omniglot
     """
     training("training.plots.commands").trajectory(runs, out)
 
@@ -603,8 +606,8 @@ def keys_create(
     scopes: Annotated[
         str,
         typer.Option(
-            help="read, write or admin, separated by commas; each includes the last. admin allows "
-            "no more than write today; it is kept for future administrative routes."
+            help="read, write or admin, separated by commas; each includes those before it. "
+            "admin allows no more than write today; it is kept for future administrative routes."
         ),
     ] = "write",
     rate_per_minute: Annotated[
@@ -642,7 +645,7 @@ KeyId = Annotated[str, typer.Argument(help="Id of a key; see `fewshot keys list`
 
 @keys.command("rotate")
 def keys_rotate(key: KeyId, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Print a new text for a key, this once; the old one is refused from then on.
+    """Print a new text for a key, this once; the old one is refused within a second.
 
     The key keeps its support sets, scopes and limits. For a key that others may have seen.
 

@@ -131,7 +131,8 @@ def costs(cards: Iterable[Card]) -> str:
         first = (f"`{card.id}`", f"{card.parameters:,}", spent)
         for speed in card.speed:
             times = (speed.encode_ms, speed.adapt_ms, speed.predict_ms)
-            task = f"{speed.way}-way {speed.shot}-shot, {speed.queries_per_class} queries"
+            queries = speed.way * speed.queries_per_class
+            task = f"{speed.way}-way {speed.shot}-shot, {queries} queries"
             lines.append((*first, task, *(f"{ms:.2f} ms" for ms in times)))
         if not card.speed:
             lines.append((*first, "", "", "", ""))

@@ -194,8 +194,8 @@ class Settings(BaseSettings):
         description="Memory, in MiB, that loaded models may take, estimated from their files; "
         "beyond it the one asked longest ago is let go, and loaded again when asked. What a run "
         "needs on top, some hundred MiB for the largest tasks, is given back after it, which "
-        "makes such tasks slower by up to a half. 0 sets no bound, and every model keeps the "
-        "memory of its largest run. Set it where memory is short.",
+        "makes the largest take up to 1.6 times as long. 0 sets no bound, and every model keeps "
+        "the memory of its largest run. Set it where memory is short.",
     )
 
     # Batches and caches

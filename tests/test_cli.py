@@ -67,6 +67,20 @@ def test_names_in_brackets_or_colons_are_shown_as_they_are(zoo: Path, tmp_path: 
     assert all(row[3].startswith(row[1]) for row in rows)
 
 
+def test_every_command_takes_the_zoo_from_the_environment(
+    zoo: Path, support: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEWSHOT_ZOO", str(zoo))
+    asked = ["--support", support, "--query", support / "dog" / "2.png"]
+    for command in (
+        ["models", "show", "mean"],
+        ["models", "verify", "mean"],
+        ["classify", "--model", "mean", *asked],
+    ):
+        result = CliRunner().invoke(app, list(map(str, command)))
+        assert result.exit_code == 0, result.output
+
+
 def test_every_query_has_a_picture_of_its_own(zoo: Path, support: Path, tmp_path: Path) -> None:
     asked = [tmp_path / name for name in ("x/a.png", "y/a.png", "z/1-a.png")]
     for i, file in enumerate(asked):
