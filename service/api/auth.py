@@ -1,7 +1,7 @@
 """Who asks: API keys and their scopes.
 
-`Authentication` looks the key up before the body is kept; a route says with `Reader`, `Writer` or
-`Admin` which scope it needs, and is given the `Caller`.
+`Authentication` looks the key up before the body is kept; a route says with `Reader` or `Writer`
+which scope it needs, and is given the `Caller`.
 """
 
 from __future__ import annotations
@@ -35,17 +35,22 @@ _OPEN_TO_ALL = "no API key is asked for, and the service may be reached from out
 
 @dataclass(frozen=True)
 class Caller:
-    """The key that a request came with; `id` is "" where the service is open.
+    """The key that a request came with; none where the service is open, and then `id` is ""."""
 
-    `rate_per_minute` and `daily_quota` are the key's limits, None for none.
-    """
-
-    id: str = ""
-    name: str = ""
-    scopes: tuple[KeyScope, ...] = (KeyScope.admin,)
-    rate_per_minute: int | None = None
-    daily_quota: int | None = None
     key: Key | None = None
+
+    @property
+    def id(self) -> str:
+        return self.key.id if self.key else ""
+
+    @property
+    def rate_per_minute(self) -> int | None:
+        """None for no limit, as of `daily_quota`."""
+        return self.key.rate_per_minute if self.key else None
+
+    @property
+    def daily_quota(self) -> int | None:
+        return self.key.daily_quota if self.key else None
 
     def allows(self, scope: KeyScope) -> bool:
         return self.key is None or self.key.allows(scope)
@@ -92,7 +97,7 @@ class Authentication:
             key = await self._store.run(self._store.keys.find, token)
         if key is None:
             raise Unauthenticated("the API key is unknown or was revoked")
-        return Caller(key.id, key.name, key.scopes, key.rate_per_minute, key.daily_quota, key)
+        return Caller(key)
 
     async def _any_key(self) -> bool:
         """Raises `StoreUnavailable`."""
@@ -146,9 +151,8 @@ def requires(scope: KeyScope) -> Callable[..., Awaitable[Caller]]:
     return caller
 
 
-_read, _write, _admin = (requires(scope) for scope in KeyScope)
+_read, _write = requires(KeyScope.read), requires(KeyScope.write)
 Reader = Annotated[Caller, Depends(_read)]
 Writer = Annotated[Caller, Depends(_write)]
-Admin = Annotated[Caller, Depends(_admin)]
 #: For routers whose routes all ask nothing but the scope.
 READ = Depends(_read)
