@@ -39,7 +39,8 @@ from training.state import BEST, LAST
 
 
 def load_run(run: Path) -> tuple[Recipe, Learner, dict[str, Any]]:
-    """A run's recipe, learner with the best weights, and record. Raises `RecipeError`."""
+    """A run's recipe, learner with the best weights, and record. Raises `RecipeError`, or
+    `CheckpointError` for a damaged checkpoint."""
     try:
         content = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         recipe = Recipe.model_validate(content)
