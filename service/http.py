@@ -20,6 +20,8 @@ HEAD_S = 20.0
 #: Seconds in which a client must take some of an answer that waits for it. On a bad line pauses of
 #: half a minute happen, and what the system buffers hides as much again.
 UNSENT_S = 60.0
+#: Seconds that a connection which has asked nothing yet is left when the server ends.
+FIRST_S = 0.5
 #: Seconds between two lines of the log that say the same.
 _TOLD_AGAIN_S = 60.0
 
@@ -101,6 +103,12 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         else:  # while a request is answered the next one's head may wait unread
             self._head_begins()
+
+    def shutdown(self) -> None:
+        if self.cycle is None:  # one just opened: its request is on its way, and is to be answered
+            self.loop.call_later(FIRST_S, super().shutdown)
+        else:
+            super().shutdown()
 
     # The buffer of what is to be sent is filled and emptied, or is left with an answer's end.
 

@@ -25,6 +25,7 @@ from service import file_limit, http
 from service.commands.serve import _listen
 from service.engine.events import Events
 from service.http import Connection
+from service.lifecycle import TAIL_S
 from service.middleware import AnswerLimit
 from service.settings import Settings
 from service.store.database import Database
@@ -379,6 +380,40 @@ def test_a_request_whose_head_is_slow_is_cut_off_and_a_slow_answer_is_not(
     assert pipelined[0].count(b"HTTP/1.1 204") == 1
     assert b"\r\nconnection: close\r\n" in pipelined[0]
     assert whole[0].startswith(b"HTTP/1.1 204")
+
+
+def test_a_connection_just_opened_is_answered_though_the_server_ends() -> None:
+    """One worker of several ends as soon as it has nothing to do, and may have just accepted."""
+
+    async def empty(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask() -> tuple[bytes, bytes, float]:
+        server = uvicorn.Server(
+            uvicorn.Config(empty, http=Connection, lifespan="off", log_config=None)
+        )
+        listener = _listen(Settings(port=0))
+        serving = asyncio.create_task(server.serve([listener]))
+        address = ("127.0.0.1", listener.getsockname()[1])
+        silent, _ = await asyncio.open_connection(*address)
+        reader, writer = await asyncio.open_connection(*address)
+        while len(server.server_state.connections) < 2:
+            await asyncio.sleep(0.01)
+        for connection in list(server.server_state.connections):
+            connection.shutdown()  # as the server does once it ends
+        server.should_exit = True
+        start = time.monotonic()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), PATIENCE)
+        nothing = await asyncio.wait_for(silent.read(), PATIENCE)
+        await serving
+        return answer, nothing, time.monotonic() - start
+
+    answer, nothing, seconds = asyncio.run(ask())
+    assert answer.startswith(b"HTTP/1.1 204")
+    assert nothing == b""
+    assert seconds < TAIL_S + 5
 
 
 def test_answers_that_nobody_reads_are_bounded_and_the_next_is_refused() -> None:
