@@ -153,7 +153,7 @@ def test_a_client_that_does_not_read_does_not_double_the_grace_period(
         start = time.monotonic()
         stop(server)
         server.process.wait(PATIENCE)
-        assert 10 <= time.monotonic() - start < 10 + TAIL_S + 5
+        assert 10 <= time.monotonic() - start < 10 + TAIL_S + 7  # 20 s where it doubles
 
 
 def test_ctrl_c_leaves_running_requests_the_whole_grace_period(zoo: Path, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_postgresql_that_does_not_answer_is_503_in_seconds_and_recovers(
                 assert_problem(client.get("/readyz"), 503, "store-unavailable")
             assert_down(ask_set(client, set_id, QUERIES, head))
             assert_down(client.get(SETS, headers=head))
-            assert time.monotonic() - start < 3 * database_module.ANSWER_S + 2
+            assert time.monotonic() - start < 3 * database_module.ANSWER_S + 10  # 60 s without it
             assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 200
         assert ask_set(client, set_id, QUERIES, head).status_code == 200
