@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw
 from starlette.requests import Request as Incoming
 
 from benchmarks.load import Request
-from models_zoo.cards import ENTRIES, Card, read_file
+from models_zoo.cards import Card, read_file
 from service.answers import build
 from service.classifier import Outcome
 from service.engine.episode import Answer, Episode
@@ -41,7 +42,10 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.model}, {self.way}-way {self.shot}-shot, {self.queries} queries"
+        return (
+            f"{self.model}, {self.way}-way {self.shot}-shot, {self.queries} queries, "
+            f"pictures of {self.shown} px"
+        )
 
 
 def picture(seed: int, side: int, channels: int) -> bytes:
@@ -63,7 +67,7 @@ class Floor:
     """The parts of one request, each on its own; every method does that part once. `stored`: of
     one to a set that is registered, whose state is remembered."""
 
-    def __init__(self, case: Case, card: Card, threads: int) -> None:
+    def __init__(self, case: Case, card: Card, zoo: Path, threads: int) -> None:
         self.case, self.card = case, card
         count, spec = case.way * case.shot, card.input
         data = [picture(i, case.shown, spec.channels) for i in range(count + case.queries)]
@@ -78,12 +82,12 @@ class Floor:
         self._uploads = [Upload(FileRef("f", i, f"{i}.png"), d) for i, d in enumerate(data)]
         self._limits = ImageLimits(10**8, 10**5)
         self._loop = asyncio.new_event_loop()
-        self._runtime = OnnxRuntime(card, ENTRIES, "cpu", threads)
+        self._runtime = OnnxRuntime(card, zoo, "cpu", threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._sessions = {
             name: onnxruntime.InferenceSession(
-                read_file(card, f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
+                read_file(card, f"{name}.onnx", zoo), options, providers=["CPUExecutionProvider"]
             )
             for name in ("encode", "adapt", "predict")
             if f"{name}.onnx" in card.files

@@ -27,6 +27,20 @@ class Request:
     content_type: str
 
 
+@contextmanager
+def kept_to(cores: set[int] | None) -> Iterator[None]:
+    """This thread, and what it starts, on these cores alone; None: wherever they may run."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 @dataclass(frozen=True)
 class Run:
     """What some requests took: seconds by the clock, and seconds of the server's CPU time, each."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models_zoo.cards import Card, ZooError, read_file
 from service.engine.episode import Floats, State
-from service.engine.providers import CPU, CUDA, Device, choose
+from service.engine.providers import CPU, CUDA, OPTIONS, Device, choose
 from service.engine.runtime import CPU_CHUNK, GPU_CHUNK, Prediction
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ class Session:
     def __init__(
         self, data: bytes, options: ort.SessionOptions, providers: list[str], lean: bool = False
     ) -> None:
-        self._session = ort.InferenceSession(data, options, providers=providers)
+        chosen = [(name, OPTIONS.get(name, {})) for name in providers]
+        self._session = ort.InferenceSession(data, options, providers=chosen)
         self._options = ort.RunOptions()
         if lean:
             arena = "gpu:0" if self._session.get_providers()[0] != CPU else "cpu:0"

@@ -9,6 +9,8 @@ from typing import Literal
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 TENSORRT = "TensorrtExecutionProvider"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+#: Of each that has any. By default cuDNN times every algorithm for every new number of images.
+OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC"}}
 _TENSORRT_LIBRARY = "nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import io
 import json
 import math
@@ -11,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from fewshot_client import (
     NotFound,
     NotSent,
     Outdated,
+    RateLimited,
     Retry,
     SupportSet,
     Unavailable,
@@ -247,6 +250,73 @@ def test_work_whose_time_is_over_is_told_so_and_not_sent_again(server: Server) -
                 await client.classify(*work)
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_it_waits_for_as_long_as_retry_after_says(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Client] | type[AsyncClient], form: str
+) -> None:
+    """Seven seconds are waited, and an hour is not: then the error is told."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("fewshot_client.client.time.sleep", waited.append)
+    monkeypatch.setattr("fewshot_client.client.asyncio.sleep", sleep)
+    delays = [7, 7, 3600]
+
+    def busy(request: httpx.Request) -> httpx.Response:
+        seconds = delays.pop(0)
+        later = email.utils.formatdate(time.time() + seconds + 1, usegmt=True)
+        after = later if form == "date" else str(seconds)
+        return httpx.Response(429, headers={"Retry-After": after}, json={"detail": "busy"})
+
+    async def ask() -> None:
+        async with AsyncClient("http://x", transport=httpx.MockTransport(busy)) as client:
+            await client.models()
+
+    with pytest.raises(RateLimited) as caught:
+        if kind is AsyncClient:
+            asyncio.run(ask())
+        else:
+            with Client("http://x", transport=httpx.MockTransport(busy)) as client:
+                client.models()
+    assert waited == pytest.approx([7, 7], abs=1.01 if form == "date" else 1e-9)
+    assert caught.value.retry_after == pytest.approx(3600, abs=2)
+    assert delays == []
+
+
+def test_the_asynchronous_client_tries_again_as_well(server: Server) -> None:
+    sent = []
+    inner = httpx.AsyncHTTPTransport()
+
+    async def lossy(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers.get("idempotency-key"))
+        if len(sent) == 1:
+            raise httpx.ConnectError("lost", request=request)
+        answer = await inner.handle_async_request(request)
+        if len(sent) == 2:
+            await answer.aread()
+            await answer.aclose()
+            raise httpx.ReadError("lost", request=request)
+        return answer
+
+    async def use() -> list[str]:
+        retry, line = Retry(backoff_s=0.001), httpx.MockTransport(lossy)
+        async with AsyncClient(server.base, timeout=PATIENT, retry=retry, transport=line) as client:
+            made = await client.create_set({"cat": CAT}, name="lost by the other")
+            sets = [
+                s for s in (await client.sets()).support_sets if s.name == made.support_set.name
+            ]
+            assert [one.id for one in sets] == [made.support_set.id]
+            return sent[:3]
+
+    keys = asyncio.run(use())
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert keys[0] is not None
 
 
 def test_it_gives_up_in_the_end_and_does_not_wait_for_ever(server: Server) -> None:

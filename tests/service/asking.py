@@ -123,6 +123,6 @@ def _send(
         ("images", (f"{i}.png", data)) for i, (_, data) in enumerate(support)
     ]
     form = {"labels": [label for label, _ in support]} | dict(fields)
-    if archive := form.pop("archive", None):
+    if (archive := form.pop("archive", None)) is not None:
         files.append(("archive", ("set.zip", archive)))
     return client.post(path, data=form, files=files or [("images", ("", b""))], headers=headers)

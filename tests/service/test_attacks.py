@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.asking import assert_problem, encoded, noise
+from tests.service.asking import SETS, assert_problem, encoded, noise
 from tests.service.process import PATIENCE, ROOT, Server, serving
 
 #: Random requests to each operation; more finds more, and takes as much longer.
@@ -189,11 +189,13 @@ def test_a_thousand_requests_at_once_are_answered_or_refused(server: Server) -> 
             assert answer.json()["classes"] == ["a", "b"]
 
 
-@pytest.mark.parametrize("field", ["support_images", "query_images", "nothing"])
+@pytest.mark.parametrize("field", ["support_images", "query_images", "images", "nothing"])
 def test_ten_thousand_tiny_files_are_one_refusal(server: Server, field: str) -> None:
     part = f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="f"\r\n\r\n1\r\n'
     body = part.encode() * 10_000 + b"--x--\r\n"
-    for path in ("/v1/predictions", "/v1/support-sets"):
+    made = httpx.post(server.base + SETS, files={"name": (None, "many")}).json()["support_set"]
+    of_set = (f"{SETS}/{made['id']}/{noun}" for noun in ("examples", "predictions", "evaluations"))
+    for path in ("/v1/predictions", SETS, *of_set):
         answer = httpx.post(
             server.base + path,
             content=body,
@@ -202,6 +204,7 @@ def test_ten_thousand_tiny_files_are_one_refusal(server: Server, field: str) -> 
         )
         assert_problem(answer, 400, "malformed-request")
         assert len(answer.content) < 2000
+    assert httpx.get(f"{server.base}{SETS}/{made['id']}").json()["examples"] == 0
 
 
 @pytest.mark.parametrize(

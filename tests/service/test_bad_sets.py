@@ -36,6 +36,7 @@ from tests.service.asking import (
     zipped,
 )
 from tests.service.process import serving
+from tests.service.test_bad_archives import FAULTY, cut
 from tests.service.test_bad_input import BROKEN
 
 QUERY = [encoded(noise(99))]
@@ -121,6 +122,24 @@ def test_what_is_wrong_in_an_archive_does_not_sink_the_rest(client: TestClient, 
         if one["problem"]:
             where = {"field": "archive", "index": one["index"], "name": one["filename"]}
             assert one["problem"]["file"] == where
+
+
+@pytest.mark.parametrize(("data", "kind"), FAULTY)
+def test_of_a_faulty_archive_sets_take_what_is_whole_or_nothing(
+    client: TestClient, data: bytes, kind: str
+) -> None:
+    empty = make_set(client).json()["support_set"]["id"]
+    for answer in (make_set(client, archive=cut(data)), add(client, empty, archive=cut(data))):
+        if answer.status_code == 422:
+            assert_problem(answer, 422, kind)
+            continue
+        assert answer.status_code == 201, answer.text
+        results = answer.json()["results"]
+        faults = {one["problem"]["type"].rpartition(":")[2] for one in results if one["problem"]}
+        assert faults == ({kind} if kind != "one-class" else set())  # which a set may have
+        assert (
+            answer.json()["support_set"]["examples"] == sum(not r["problem"] for r in results) > 0
+        )
 
 
 @pytest.mark.parametrize("where", ["name", "pixels", "checksum"])
