@@ -12,7 +12,7 @@ the same numbers, which is checked: gradients of the mean query loss by the init
     torchopt     `torchopt.MetaSGD`, task by task
 
 higher and torchopt take part where they are installed. Then: ONNX Runtime against PyTorch for the
-adaptation alone, and how ours and learn2learn's algorithm grow with steps, shots, ways and tasks.
+adaptation alone, and how all of them grow with steps, shots, ways and tasks.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import argparse
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from benchmarks.adaptation_arms import LIBRARIES, RATE, SIDE, Case, arms, learn2learn, ours
+from benchmarks.adaptation_arms import LIBRARIES, RATE, SIDE, Case, arms
 from models_zoo.learner import InputShape
 from training.graphs import to_onnx
 from training.parity import OnnxLearner
@@ -79,37 +80,30 @@ def against_torch(rounds: int) -> None:
     case = Case(1)
     learner, (support, _, _) = case.learner().eval(), case.episode()
     graphs = OnnxLearner(to_onnx(learner, InputShape(1, SIDE, SIDE)), (RATE,) * case.steps)
-    given = {
-        "support": support.x.numpy(),
-        "labels": support.labels.numpy(),
-        "mask": support.mask.numpy(),
-        "class_mask": support.class_mask.numpy(),
-    }
     with torch.no_grad():
         found = medians(
-            {
-                "torch": lambda: learner.adapt(support),
-                "onnx": lambda: graphs.run("adapt", **given, **graphs.hyper),
-            },
+            {"torch": lambda: learner.adapt(support), "onnx": lambda: graphs.adapt(support)},
             4 * rounds,
         )
     for name, each in found.items():
         say(f"adapt one task, {name:6} {1e3 * each:7.2f} ms  {found['torch'] / each:5.2f} x torch")
 
 
+#: What grows, and how large.
+GROWTH = {
+    "steps": {n: Case(steps=n) for n in (1, 2, 5, 10)},
+    "shot": {n: Case(shot=n) for n in (1, 2, 5, 10)},
+    "way": {n: Case(way=n) for n in (2, 5, 10, 20)},
+    "tasks": {n: Case(tasks=n) for n in (1, 4, 16, 32)},
+}
+
+
 def growth(rounds: int, plot: Path | None) -> None:
-    cases = {
-        "steps": {n: Case(steps=n) for n in (1, 2, 5, 10)},
-        "shot": {n: Case(shot=n) for n in (1, 2, 5, 10)},
-        "way": {n: Case(way=n) for n in (2, 5, 10, 20)},
-        "tasks": {n: Case(tasks=n) for n in (1, 4, 16, 32)},
-    }
     rows: dict[str, dict[str, dict[int, float]]] = {}
-    for axis, by_size in cases.items():
-        rows[axis] = {"ours": {}, "learn2learn": {}}
+    for axis, by_size in GROWTH.items():
+        rows[axis] = defaultdict(dict)
         for size, case in by_size.items():
-            runs = {"ours": ours(case), "learn2learn": learn2learn(case)}
-            for name, each in medians(dict(runs), rounds).items():
+            for name, each in medians(dict(arms(case)), rounds).items():
                 rows[axis][name][size] = each / case.tasks
         for name, values in rows[axis].items():
             shown = "  ".join(f"{size}: {1e3 * each:.1f}" for size, each in values.items())

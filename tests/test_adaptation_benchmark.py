@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,16 @@ def test_libraries_that_are_missing_are_named(
     assert all(f"{name} is not installed and takes no part" in said for name in LIBRARIES)
 
 
-def test_the_plot_has_a_panel_for_each_axis(tmp_path: Path) -> None:
-    rows = {axis: {"ours": {1: 0.1, 2: 0.2}} for axis in ("steps", "shot")}
-    adaptation.draw(rows, tmp_path / "growth.png")
+def test_every_part_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {n: Case(steps=n, **SMALL) for n in (1, 2)}  # type: ignore[arg-type]
+    monkeypatch.setattr(adaptation, "GROWTH", {"steps": sizes, "shot": sizes})
+    adaptation.against_torch(1)
+    adaptation.growth(1, tmp_path / "growth.png")
+    said = capsys.readouterr().out
+    assert said.count("adapt one task, ") == 2
+    assert said.count("ms a task by steps") == 2 + sum(map(bool, map(find_spec, LIBRARIES)))
     with Image.open(tmp_path / "growth.png") as picture:
         wide, high = picture.size
     assert wide > 2 * high

@@ -31,8 +31,8 @@ from training.objectives.initial import ask_aside, initial_losses
 
 INPUTS = ("gradient norm", "loss", "accuracy", "loss ratio")
 NEURONS = 32
-#: Adam's epsilon for the network. Its gradient carries the factor beta of Eq. 2: around 1e-8, which
-#: an epsilon of 1e-8 would swallow.
+#: Adam's epsilon for the network. Its gradient carries the factor beta of Eq. 2, which falls to
+#: nothing: an epsilon of 1e-8 would swallow it in the end.
 EPS = 1e-14
 #: Least loss before adaptation that the ratio divides by.
 LEAST = 1e-6
