@@ -155,7 +155,7 @@ def _walked(folder: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
                 walk(path, above)
 
     with _reading(str(folder)):
-        walk(folder, frozenset())
+        walk(folder, frozenset(map(str, Path(os.path.realpath(folder)).parents)))
     if not files:
         raise NotSent(f"{folder} has no folders of images, one per class")
     return sorted(files), sorted(folders)
@@ -166,8 +166,10 @@ def _labels(folder: Path) -> dict[PurePosixPath, str]:
     is a file's folder, below those around the classes. Raises `NotSent`."""
     files, folders = _walked(folder)
     depth = 0
-    while any(len(file.parts) > depth + 2 for file in files):
+    while inside := {file.parts[depth + 1] for file in files if len(file.parts) > depth + 2}:
         if len({file.parts[depth] for file in files if len(file.parts) > depth + 1}) > 1:
+            break
+        if len(inside) == 1 and any(len(file.parts) == depth + 2 for file in files):
             break
         depth += 1
     if outside := [file for file in files if len(file.parts) < depth + 2]:

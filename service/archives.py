@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from service.problems import (
@@ -26,6 +27,8 @@ from service.text import is_plain
 
 _ENTRY, _END, _ZIP64 = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x07"
 _END_BYTES, _ENTRY_BYTES, _MAX_PATH, _MAX_DEPTH = 22, 46, 1024, 16
+#: Entries for each file that there may be: folders and the like come on top.
+_FOLDERS_TOO = 4
 _JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 #: What `zipfile` raises over bytes that are not as they should be.
 _UNREADABLE = (
@@ -147,9 +150,12 @@ def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
     """The same from a folder on disk, sorted by path. Links are followed; it is the user's disk."""
     if not folder.is_dir():
         raise NoSupport(f"{folder} is not a folder")
-    every = [path for path in _walked(folder) if not _is_junk(_below(path, folder))]
+    above = frozenset(map(str, Path(os.path.realpath(folder)).parents))
+    most = _FOLDERS_TOO * limits.max_files  # where folders link to one another there is no end
+    found = (path for path in _walked(folder, above) if not _is_junk(_below(path, folder)))
+    every = list(islice(found, most + 1))
     files = {_below(path, folder): path for path in every if path.is_file()}
-    if len(files) > limits.max_files:
+    if len(files) > limits.max_files or len(every) > most:
         raise ArchiveTooLarge(f"{folder} holds more than {limits.max_files} files")
     folders = (_below(path, folder) for path in every if path.is_dir())
     for fault in _faults(files, folders, str(folder)).values():
@@ -200,10 +206,13 @@ def _faults(
 
 def _wraps(files: Sequence[PurePosixPath]) -> int:
     """How many folders there are around those of the classes: as long as there is but one, with
-    others inside. A file beside these, such as a README, makes it no class."""
+    others inside. Files beside these, such as a README, make it no class; beside but one other they
+    do."""
     depth = 0
-    while any(len(path.parts) > depth + 2 for path in files):
+    while inside := {path.parts[depth + 1] for path in files if len(path.parts) > depth + 2}:
         if len({path.parts[depth] for path in files if len(path.parts) > depth + 1}) > 1:
+            break
+        if len(inside) == 1 and any(len(path.parts) == depth + 2 for path in files):
             break
         depth += 1
     return depth
@@ -224,8 +233,7 @@ def _check_directory(data: bytes, ref: FileRef, limits: ArchiveLimits) -> None:
     if end < 0 or len(data) < end + _END_BYTES:
         raise BadArchive(f"{ref} is not a zip archive", file=ref)
     count, size = struct.unpack_from("<HI", data, end + 10)
-    # Folders and the like come on top of the files, hence the factor.
-    most = min(4 * limits.max_files, 0xFFFE)
+    most = min(_FOLDERS_TOO * limits.max_files, 0xFFFE)
     if count > most or size > most * (_ENTRY_BYTES + _MAX_PATH):
         raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
     if data[max(0, end - 20) : end].startswith(_ZIP64):

@@ -49,7 +49,7 @@ class Connection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
         self._unsent_timer: asyncio.TimerHandle | None = None
-        self._deaf = False
+        self._deaf = self._ending = False
         self._most = most_connections()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -105,6 +105,7 @@ class Connection(HttpToolsProtocol):
             self._head_begins()
 
     def shutdown(self) -> None:
+        self._ending = True
         if self.cycle is None:  # one just opened: its request is on its way, and is to be answered
             self.loop.call_later(FIRST_S, super().shutdown)
         else:
@@ -154,6 +155,8 @@ class Connection(HttpToolsProtocol):
             self.headers = []  # nor is it looked at for an upgrade
         else:
             super().on_headers_complete()
+            if self._ending and self.cycle is not None:
+                self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0

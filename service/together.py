@@ -12,8 +12,10 @@ T = TypeVar("T")
 async def gathered(works: Iterable[Awaitable[T]]) -> list[T]:
     """What each of them gives, in their order. The first fault, in this order, is raised; with it,
     or where the caller is cancelled, the others are cancelled and their end is awaited."""
-    running = [asyncio.ensure_future(work) for work in works]
+    running: list[asyncio.Future[T]] = []
     try:
+        for work in works:  # which may raise between two
+            running.append(asyncio.ensure_future(work))
         return [await each for each in running]
     finally:
         for each in running:

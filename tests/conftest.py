@@ -13,7 +13,7 @@ import pytest
 def _own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEWSHOT_DATA_DIR", str(tmp_path_factory.mktemp("data")))
-        for name in ("DATABASE_URL", "FEWSHOT_DATABASE_URL", "FEWSHOT_AUTH"):
+        for name in ("DATABASE_URL", "FEWSHOT_DATABASE_URL", "FEWSHOT_AUTH", "FEWSHOT_ZOO"):
             patch.delenv(name, raising=False)
         # What the tests' clients put into Host.
         patch.setenv("FEWSHOT_ALLOWED_HOSTS", "testserver,test,x")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +18,7 @@ def threads_each(workers: int) -> int:
 
 
 def share(cores: Sequence[int], workers: int, place: int) -> set[int]:
-    """Neighbouring cores for the worker at `place`, 0 and up; one that it has not for itself where
+    """Neighbours for the worker at `place`, 0 and up; one that it has not for itself where
     there are more workers than cores."""
     if workers > len(cores):
         return {cores[place % len(cores)]}
@@ -23,14 +26,32 @@ def share(cores: Sequence[int], workers: int, place: int) -> set[int]:
     return set(cores[start:end])
 
 
-def pin(process: int, workers: int, place: int) -> None:
-    """Keep a process that has just begun, and so the threads that it will start, to its share.
-    Where the system does not allow that, it runs on all of them."""
+@contextmanager
+def keeping_to_share(workers: int, place: int) -> Iterator[None]:
+    """A process that is started in the block, and so all of its threads, keeps to its share. Where
+    the system does not allow that, it runs on all of them."""
+    before = os.sched_getaffinity(0)
     try:
-        os.sched_setaffinity(process, share(_usable(), workers, place))
+        os.sched_setaffinity(0, share(_usable(), workers, place))
     except OSError as error:
-        log.warning("worker %s is not kept to its cores: %s", process, error.strerror or error)
+        log.warning("a worker is not kept to its cores: %s", error.strerror or error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _usable() -> list[int]:
-    return sorted(os.sched_getaffinity(0))
+    """Those that are one core of the processor side by side."""
+    return sorted(os.sched_getaffinity(0), key=lambda core: (_first_of_core(core), core))
+
+
+def _first_of_core(core: int) -> int:
+    """Of the threads of its processor core, which systems number in different orders."""
+    path = Path(f"/sys/devices/system/cpu/cpu{core}/topology/core_cpus_list")
+    try:
+        return int(re.split("[,-]", path.read_text())[0])
+    except (OSError, ValueError):
+        return core

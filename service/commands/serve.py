@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> None:
         host, port = listener.getsockname()[:2]
         # The examples in the OpenAPI document name the port, also where any free one was asked for.
         known = {"port": port}
-        if settings.pin_workers and settings.threads == 0:
+        if settings.pin_workers and settings.workers > 1 and settings.threads == 0:
             known["threads"] = threads_each(settings.workers)  # ONNX Runtime would take every core
         application = Application(settings.model_copy(update=known))
         app = application() if settings.workers == 1 else None

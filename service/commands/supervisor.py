@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing import resource_tracker
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -21,7 +21,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
-from service.commands.cores import pin
+from service.commands.cores import keeping_to_share
 from service.metrics import MULTIPROCESS, REPLACEMENT
 
 log = logging.getLogger(__name__)
@@ -103,10 +103,9 @@ class Supervisor(Multiprocess):
 
     def _started(self, place: int) -> Process:
         worker = Process(self.config, self.sockets)
-        with _putting_off_ctrl_c():
+        kept = keeping_to_share(self.processes_num, place) if self._pinned else nullcontext()
+        with _putting_off_ctrl_c(), kept:
             worker.start()
-        if self._pinned and worker.pid is not None:
-            pin(worker.pid, self.processes_num, place)
         return worker
 
     def keep_subprocess_alive(self) -> None:

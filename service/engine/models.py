@@ -48,7 +48,7 @@ class Models:
         """
         self._root, self._loader = root, loader
         self._events, self._budget, self._pinned = events or Events(), budget, tuple(pinned)
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._loading: OrderedDict[str, Future[Runtime]] = OrderedDict()
         #: Those of them that are in memory, also where the future is yet to be told.
         self._ready = set[str]()
@@ -118,6 +118,7 @@ class Models:
             raise
 
     def close(self) -> None:
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _future(self, card: Card) -> Future[Runtime]:
@@ -126,8 +127,11 @@ class Models:
             if future is None or (future.done() and not _is_loaded(future)):
                 try:
                     future = self._threads.submit(self._load, card)
-                except RuntimeError:  # they are closed
-                    raise NotReady(_STOPPING) from None
+                except RuntimeError as error:
+                    if self._closed:
+                        raise NotReady(_STOPPING) from None
+                    log.error("cannot load %s: %s", card.id, error)  # no more threads now
+                    raise _unavailable(card.id) from error
                 self._loading[card.id] = future
             self._loading.move_to_end(card.id)
         return future
@@ -148,7 +152,8 @@ class Models:
     def _make_room(self, newest: str) -> None:
         """Let go of what was asked longest ago. Jobs that wait or run keep their runtimes."""
         with self._lock:
-            self._ready.add(newest)
+            if newest in self._loading:  # else nobody waits for it
+                self._ready.add(newest)
             sizes = {e: memory_of(self.cards[e]) for e in self._loading if e in self._ready}
             gone = []
             for entry in list(sizes):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, select
+from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
 from service.images import Upload
 from service.problems import FileRef, SetChanged, TooManySets
@@ -78,9 +78,9 @@ class SupportSets:
         were sent and none could be stored."""
 
         def work(connection: Connection) -> Added:
-            now, set_id = self.clock(), f"set_{secrets.token_hex(12)}"
             refuse_revoked(connection, owner)
-            self._make_room(connection, owner, now)
+            self._make_room(connection, owner)
+            now, set_id = self.clock(), f"set_{secrets.token_hex(12)}"  # both may have waited
             connection.execute(
                 insert(support_sets).values(
                     id=set_id,
@@ -99,6 +99,8 @@ class SupportSets:
             )
             row = self._row(connection, owner, set_id)
             results = add_images(connection, row, images, self._limits, self.clock())
+            this = update(support_sets).where(support_sets.c.id == set_id)
+            connection.execute(this.values(expires_at=expiry(self.clock(), ttl)))
             return self._added(connection, owner, set_id, results)
 
         return answer_once(self._database, owner, once, work, render, self.clock)
@@ -293,7 +295,7 @@ class SupportSets:
     ) -> Row[Any]:
         return find_set(connection, owner, set_id, self.clock, revisions, lock)
 
-    def _make_room(self, connection: Connection, owner: str, now: float) -> None:
+    def _make_room(self, connection: Connection, owner: str) -> None:
         """Raises `TooManySets`. Expired sets count only until their room is needed: then they are
         forgotten sooner than they would be."""
         most, mine = self._limits.sets, support_sets.c.owner == owner
@@ -303,7 +305,8 @@ class SupportSets:
         count = select(func.count()).select_from(support_sets).where(mine)
         if connection.execute(count).scalar_one() < most:
             return
-        connection.execute(delete(support_sets).where(mine, support_sets.c.expires_at <= now))
+        expired = support_sets.c.expires_at <= self.clock()
+        connection.execute(delete(support_sets).where(mine, expired))
         if connection.execute(count).scalar_one() >= most:
             detail = f"at most {most} support sets are kept; delete some first"
             raise TooManySets(detail, limit=most)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fewshot_client import AddedExamples, Client, InvalidRequest, NotSent
+from fewshot_client import AddedExamples, Client, InvalidRequest, NotSent, sources
 from service.archives import ArchiveLimits, read_folder
-from service.problems import Problem
+from service.problems import ArchiveTooLarge, Problem
 from tests.service.asking import encoded, noise, zipped
 
 ROOT = Path(__file__).parents[2]
@@ -158,10 +158,38 @@ def test_a_class_may_be_a_link_to_its_folder(client: Client, tmp_path: Path) -> 
     assert [member.label for member in members] == ["cat", "dog"]
 
 
-def test_a_link_back_up_has_an_end(client: Client, tmp_path: Path) -> None:
+def test_folders_that_link_to_one_another_are_too_many_files(tmp_path: Path) -> None:
+    """Every way through them is a folder: five have some hundreds, nine a million."""
+    for one in "abcdefghi":
+        filled(tmp_path / one, {"1.png": CAT})
+        for other in "abcdefghi".replace(one, ""):
+            (tmp_path / one / other).symlink_to(f"../{other}")
+    with pytest.raises(ArchiveTooLarge, match="more than 99 files"):
+        read_folder(tmp_path, ArchiveLimits(99, 10**6))
+
+
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        (["cat/1", "cat/2", "cat/more/3"], ["cat", "cat", "cat/more"]),
+        (["set/cat/1", "set/dog/2"], ["cat", "dog"]),
+        (["all/of/cat/1"], ["cat"]),
+        (["all/set/cat/1", "all/set/dog/2", "all/set/dog/old/3"], ["cat", "dog", "dog/old"]),
+    ],
+)
+def test_which_folders_are_the_classes(tmp_path: Path, files: list[str], labels: list[str]) -> None:
+    folder = filled(tmp_path / "it", {f"{name}.png": CAT for name in files})
+    members = read_folder(folder, ArchiveLimits(99, 10**6))
+    assert [member.label for member in members] == labels
+    assert list(sources._labels(folder).values()) == labels
+
+
+@pytest.mark.parametrize("up", ["..", "../..", "/"])
+def test_a_link_back_up_has_an_end(client: Client, tmp_path: Path, up: str) -> None:
     folder = filled(tmp_path / "set", {"cat/1.png": CAT, "dog/2.png": DOG})
+    filled(tmp_path / "elsewhere", {"3.png": CAT})
     for name in ("cat", "dog"):
-        (folder / name / "up").symlink_to("..")
+        (folder / name / "up").symlink_to(up)
     assert client.classify("mean", folder, DOG).labels == ["dog"]
     members = read_folder(folder, ArchiveLimits(99, 10**6))
     assert [member.label for member in members] == ["cat", "dog"]

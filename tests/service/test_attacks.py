@@ -193,7 +193,9 @@ def test_a_thousand_requests_at_once_are_answered_or_refused(server: Server) -> 
 def test_ten_thousand_tiny_files_are_one_refusal(server: Server, field: str) -> None:
     part = f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="f"\r\n\r\n1\r\n'
     body = part.encode() * 10_000 + b"--x--\r\n"
-    made = httpx.post(server.base + SETS, files={"name": (None, "many")}).json()["support_set"]
+    made = httpx.post(server.base + SETS, files={"name": (None, "many")}, timeout=PATIENCE).json()[
+        "support_set"
+    ]
     of_set = (f"{SETS}/{made['id']}/{noun}" for noun in ("examples", "predictions", "evaluations"))
     for path in ("/v1/predictions", SETS, *of_set):
         answer = httpx.post(
@@ -204,7 +206,7 @@ def test_ten_thousand_tiny_files_are_one_refusal(server: Server, field: str) -> 
         )
         assert_problem(answer, 400, "malformed-request")
         assert len(answer.content) < 2000
-    assert httpx.get(f"{server.base}{SETS}/{made['id']}").json()["examples"] == 0
+    assert httpx.get(f"{server.base}{SETS}/{made['id']}", timeout=PATIENCE).json()["examples"] == 0
 
 
 @pytest.mark.parametrize(

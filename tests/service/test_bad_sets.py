@@ -35,7 +35,7 @@ from tests.service.asking import (
     task,
     zipped,
 )
-from tests.service.process import serving
+from tests.service.process import PATIENCE, serving
 from tests.service.test_bad_archives import FAULTY, cut
 from tests.service.test_bad_input import BROKEN
 
@@ -524,7 +524,7 @@ def test_faulty_questions(
 
 def test_every_command_of_the_document_works_when_pasted(zoo: Path, tmp_path: Path) -> None:
     with serving(zoo, tmp_path, "--data-dir", tmp_path) as server:
-        document = httpx.get(f"{server.base}/openapi.json").json()
+        document = httpx.get(f"{server.base}/openapi.json", timeout=PATIENCE).json()
         tried = 0
         for operation in (one for path in document["paths"].values() for one in path.values()):
             text = operation["description"].replace("http://127.0.0.1:8000", server.base)

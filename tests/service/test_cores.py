@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
 
-from service.commands.cores import pin, share, threads_each
+from service.commands import serve
+from service.commands.cores import keeping_to_share, share, threads_each
+from service.settings import Settings
 from tests.service.process import PATIENCE, serving, worker_ids
 
 pytestmark = pytest.mark.skipif(
@@ -38,33 +45,64 @@ def test_a_system_that_forbids_it_is_told_of(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "sched_setaffinity", forbidden)
-    pin(12345, 2, 0)
-    assert caplog.messages == ["worker 12345 is not kept to its cores: Operation not permitted"]
+    with keeping_to_share(2, 0):
+        pass
+    assert caplog.messages == ["a worker is not kept to its cores: Operation not permitted"]
+
+
+def test_what_is_started_within_keeps_to_the_share_and_the_starter_does_not() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    print_them = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
+    with keeping_to_share(len(cores), 0):
+        told = subprocess.run(print_them, capture_output=True, text=True, check=True).stdout
+    assert len(json.loads(told)) == 1
+    assert sorted(os.sched_getaffinity(0)) == cores
 
 
 def test_workers_and_those_that_replace_them_keep_to_their_cores(zoo: Path, tmp_path: Path) -> None:
-    """So do the threads that run models, of which there are no more than cores."""
+    """All threads of each, and a model is run by no more of them than its worker has cores."""
     cores = sorted(os.sched_getaffinity(0))
-    wanted = sorted(sorted(share(cores, 2, place)) for place in range(2))
+    most = threads_each(2)
 
-    def kept(workers: set[int]) -> list[list[int]]:
+    def kept(workers: set[int]) -> set[frozenset[int]]:
         each = []
         for worker in workers:
-            tasks = [int(path.name) for path in Path(f"/proc/{worker}/task").iterdir()]
-            places = {frozenset(os.sched_getaffinity(task)) for task in tasks}
+            places = set()
+            for task in Path(f"/proc/{worker}/task").iterdir():
+                with suppress(ProcessLookupError):  # it has just ended
+                    places.add(frozenset(os.sched_getaffinity(int(task.name))))
             assert len(places) == 1, "all threads of a worker are together"
-            each.append(sorted(places.pop()))
-        return sorted(each)
+            each += places
+        if len(cores) > 1:
+            assert not frozenset.intersection(*each)
+        assert {len(place) for place in each} <= {most, most + 1}
+        return set(each)
 
-    with serving(zoo, tmp_path, "--workers", 2, "--pin-workers") as server:
+    flags = ("--workers", 2, "--pin-workers", "--threads", 0, "--log-level", "info")
+    with serving(zoo, tmp_path, *flags) as server:
         first = worker_ids(server.process.pid, 2)
-        for _ in range(4):
-            answer = httpx.get(server.base + "/v1/models", timeout=PATIENCE)
-            assert answer.status_code == 200
-        assert kept(first) == wanted
+        wanted = kept(first)
         os.kill(min(first), signal.SIGKILL)
         second = worker_ids(server.process.pid, 2, without=min(first))
         assert httpx.get(server.base + "/readyz", timeout=PATIENCE).status_code == 200
         assert kept(second) == wanted
-    assert threads_each(2) == max(1, len(cores) // 2)
     assert threads_each(10 * len(cores)) == 1
+
+
+@pytest.mark.parametrize(("pinned", "workers"), [(True, 2), (True, 1), (False, 2)])
+def test_a_model_is_run_by_as_many_threads_as_its_worker_has_cores(
+    zoo: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool, workers: int
+) -> None:
+    """Where nothing is pinned ONNX Runtime chooses (0)."""
+    chosen: list[int] = []
+
+    def made(settings: Settings) -> NoReturn:
+        chosen.append(settings.threads)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(serve, "Application", made)
+    pin = "--pin-workers" if pinned else "--no-pin-workers"
+    flags = ["--port", "0", "--zoo", str(zoo), "--workers", str(workers), pin, "--threads", "0"]
+    with pytest.raises(ZeroDivisionError):
+        serve.run(flags)
+    assert chosen == [threads_each(2) if pinned and workers > 1 else 0]

@@ -50,10 +50,13 @@ def asked(client: TestClient, request: pytest.FixtureRequest) -> Asked:
 
 def test_drawing_ends_with_the_deadline(asked: Asked) -> None:
     asked()
-    start = time.perf_counter()
-    answer = asked()
-    whole = time.perf_counter() - start
-    drawing = whole - sum(answer.json()["timing_ms"].values()) / 1000
+    runs = []
+    for _ in range(3):
+        start = time.perf_counter()
+        answer = asked()
+        whole = time.perf_counter() - start
+        runs.append((whole, whole - sum(answer.json()["timing_ms"].values()) / 1000))
+    whole, drawing = min(runs)
     assert drawing > whole / 2
     assert_problem(asked(whole - 0.75 * drawing), 504, "deadline-exceeded")
 

@@ -80,7 +80,8 @@ def test_closing_finishes_what_runs_and_gives_up_what_waits(engine: Engine, gate
         waiting = asyncio.create_task(engine.submit(episode(2, 2, 1, 1)))
         await asyncio.sleep(0.05)
         closing = asyncio.create_task(asyncio.to_thread(engine.close))
-        await asyncio.sleep(0.05)
+        while not waiting.done():  # the one that runs holds the lane
+            await asyncio.sleep(0.01)
         gate.opened.set()
         await closing
         return await asyncio.gather(running, waiting, return_exceptions=True)

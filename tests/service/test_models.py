@@ -156,6 +156,22 @@ def test_two_that_are_loaded_at_once_are_both_counted(zoo: Path) -> None:
     assert len(models.loaded) == 1
 
 
+def test_where_no_thread_can_be_started_it_is_503_and_tried_again(
+    zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, _ = make(zoo)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more_threads)
+        with pytest.raises(ModelUnavailable, match="mean cannot be loaded"):
+            asyncio.run(models.runtime("mean"))
+    assert asyncio.run(models.runtime("mean")).card.id == "mean"
+    assert models.loaded == ["mean"]
+
+
+def no_more_threads(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_once_closed_it_says_so_to_who_waits_and_who_comes(zoo: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
 

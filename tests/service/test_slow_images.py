@@ -77,7 +77,7 @@ def test_nor_for_all_the_examples_that_somebody_adds(server: Server) -> None:
 def test_nothing_is_decoded_for_a_request_whose_time_is_over(server: Server) -> None:
     whole = timed(server, [FLAT] * 20)
     assert_problem(ask(server, [FLAT] * 20, timeout_s=whole / 10), 504, "deadline-exceeded")
-    assert timed(server, [encoded(noise(1))]) < whole / 3
+    assert timed(server, [encoded(noise(1))]) < whole
 
 
 def test_reading_an_archive_s_list_has_the_same_deadline(server: Server) -> None:

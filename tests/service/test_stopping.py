@@ -62,7 +62,7 @@ def stop(server: Server, number: int = signal.SIGTERM) -> None:
     """Signal it, and wait until /readyz says so: 200 may still come before the signal does."""
     server.process.send_signal(number)
     give_up = time.monotonic() + PATIENCE
-    while (answer := httpx.get(server.base + "/readyz")).status_code == 200:
+    while (answer := httpx.get(server.base + "/readyz", timeout=PATIENCE)).status_code == 200:
         assert time.monotonic() < give_up
     assert_problem(answer, 503, "not-ready")
 
@@ -86,7 +86,7 @@ def begun(server: Server) -> None:
 
 
 def busy(server: Server) -> bool:
-    metrics = httpx.get(server.base + "/metrics").text
+    metrics = httpx.get(server.base + "/metrics", timeout=PATIENCE).text
     return "fewshot_http_requests_in_progress 1.0" in metrics
 
 
@@ -102,10 +102,12 @@ def test_what_was_begun_is_finished_and_nothing_new_is_taken(
         stop(server, number)
         if number == signal.SIGHUP:  # as a shell passes it on
             stop(server, number)
-        refused = httpx.post(server.base + "/v1/predictions", files={"x": b"y" * 100_000})
+        refused = httpx.post(
+            server.base + "/v1/predictions", files={"x": b"y" * 100_000}, timeout=PATIENCE
+        )
         assert_problem(refused, 503, "not-ready")
         assert refused.headers["retry-after"] == "1"
-        assert httpx.get(server.base + "/livez").status_code == 200
+        assert httpx.get(server.base + "/livez", timeout=PATIENCE).status_code == 200
         assert server.process.poll() is None
         request.finish()
         assert '"classes":["a","b"]' in request.answer()
@@ -119,12 +121,12 @@ def test_under_nohup_a_closed_terminal_does_not_end_it(
     with hangups(signal.SIG_IGN), serving(zoo, tmp_path, "--workers", workers) as server:
         server.process.send_signal(signal.SIGHUP)
         for _ in range(20):  # a supervisor looks every half a second
-            assert httpx.get(server.base + "/readyz").status_code == 200
+            assert httpx.get(server.base + "/readyz", timeout=PATIENCE).status_code == 200
             time.sleep(0.1)
 
 
 def test_it_ends_within_the_grace_period_whatever_runs(zoo: Path, tmp_path: Path) -> None:
-    with serving(zoo, tmp_path, "--shutdown-s", 1) as server:
+    with serving(zoo, tmp_path, "--shutdown-s", 6) as server:
         request = HalfSent(server)
         begun(server)
         stop(server)
@@ -243,7 +245,7 @@ def test_a_database_that_hangs_does_not_put_off_the_end(
 
 def test_a_write_that_has_begun_is_finished_before_the_end(zoo: Path, tmp_path: Path) -> None:
     file = tmp_path / "fewshot.sqlite3"
-    with serving(zoo, tmp_path, "--data-dir", tmp_path, "--shutdown-s", 1) as server:
+    with serving(zoo, tmp_path, "--data-dir", tmp_path, "--shutdown-s", 6) as server:
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             asked = threading.Thread(
@@ -254,7 +256,7 @@ def test_a_write_that_has_begun_is_finished_before_the_end(zoo: Path, tmp_path: 
             asked.start()
             begun(server)
             stop(server)
-            asked.join()  # it is told after a second that the service stops
+            asked.join()  # it is told after six seconds that the service stops
             assert server.process.poll() is None
             other.execute("ROLLBACK")
         server.process.wait(PATIENCE)
@@ -356,7 +358,7 @@ def test_workers_end_with_a_supervisor_that_was_killed(zoo: Path, tmp_path: Path
             time.sleep(0.1)
         assert not any(map(alive, workers))
         with pytest.raises(httpx.TransportError):
-            httpx.get(server.base + "/livez")
+            httpx.get(server.base + "/livez", timeout=PATIENCE)
     (tmp_path / "next").mkdir()
     with serving(zoo, tmp_path / "next", "--workers", 2):
         assert not folder.exists()

@@ -178,7 +178,6 @@ def test_a_write_and_a_quota_do_not_wait_for_a_database_that_hangs_either(
     zoo: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "BELIEVED_S", 60)  # no look-up tells it first
-    monkeypatch.setattr(database_module, "_WRITE_S", 2)
     settings = Settings(zoo=zoo, device="cpu", database_url=postgres.new_database())
     with TestClient(create_app(settings)) as client:
         keys, quotas = client.app.state.store.keys, (None, 100)
@@ -186,6 +185,7 @@ def test_a_write_and_a_quota_do_not_wait_for_a_database_that_hangs_either(
         free, counted = ({"authorization": f"Bearer {token}"} for token in tokens)
         for head in (free, counted):
             assert client.get("/v1/models", headers=head).status_code == 200
+        monkeypatch.setattr(database_module, "_WRITE_S", 2)
         with postgres.hung():
             assert_down(make_set(client, some(), free))
             assert_down(client.get("/v1/models", headers=counted))

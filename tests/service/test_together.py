@@ -23,7 +23,10 @@ def test_results_come_in_the_order_of_the_works() -> None:
 def test_with_one_all_end_before_the_caller_goes_on(ends: str) -> None:
     ended: list[int] = []
 
+    begun = asyncio.Semaphore(0)
+
     async def long(n: int) -> None:
+        begun.release()
         try:
             await asyncio.sleep(PATIENCE_S)
         finally:
@@ -37,8 +40,10 @@ def test_with_one_all_end_before_the_caller_goes_on(ends: str) -> None:
     async def scenario() -> None:
         first = [fault()] if ends == "fault" else []
         work = asyncio.create_task(gathered([*first, *map(long, range(3))]))
-        await asyncio.sleep(0.01)
-        work.cancel()
+        if not first:
+            for _ in range(3):
+                await begun.acquire()
+            work.cancel()
         with pytest.raises(ZeroDivisionError if first else asyncio.CancelledError):
             await work
         assert ended == [0, 1, 2]

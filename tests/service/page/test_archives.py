@@ -23,6 +23,7 @@ from tests.service.page.visiting import (
     wait_count,
     wait_for_one,
 )
+from tests.service.process import PATIENCE
 
 ARCHIVE = SAMPLES / "support.zip"
 SAMPLE = {"cross": 3, "hook": 3, "loop": 3}
@@ -63,7 +64,8 @@ def test_what_is_added_while_a_zip_is_sent_is_kept(page: Any, service: Service) 
 def test_a_zip_does_not_pull_back_to_its_set(page: Any, service: Service) -> None:
     load_sample(page)
     url = f"{service.base}/v1/support-sets/{set_id(page)}"
-    httpx.delete(f"{url}/examples/{httpx.get(f'{url}/examples').json()['examples'][0]['id']}")
+    kept = httpx.get(f"{url}/examples", timeout=PATIENCE).json()["examples"]
+    httpx.delete(f"{url}/examples/{kept[0]['id']}", timeout=PATIENCE)
     first = hold(page)
     drop_archive(page, ARCHIVE)
     upload = first()
@@ -74,7 +76,7 @@ def test_a_zip_does_not_pull_back_to_its_set(page: Any, service: Service) -> Non
     page.wait_for_timeout(300)
     assert "set=" not in page.url
     assert card(page, "Class 1").is_visible()
-    assert {one["examples"] for one in httpx.get(url).json()["classes"]} == {3}
+    assert {one["examples"] for one in httpx.get(url, timeout=PATIENCE).json()["classes"]} == {3}
 
 
 def test_a_zip_is_kept_while_the_service_is_gone(page: Any, service: Service) -> None:

@@ -19,6 +19,7 @@ from tests.service.page.visiting import (
     wait_for_one,
     with_cards,
 )
+from tests.service.process import PATIENCE
 
 
 def test_leaving_one_out_measures_every_entry_and_shows_confusions(page: Any) -> None:
@@ -141,7 +142,7 @@ def tenth(number: float) -> str:
 
 
 def test_the_entries_are_shown_with_the_facts_of_their_cards(page: Any, service: Service) -> None:
-    cards = httpx.get(f"{service.base}/v1/models").json()["models"]
+    cards = httpx.get(f"{service.base}/v1/models", timeout=PATIENCE).json()["models"]
     page.locator("#all-entries").click()
     for one in cards:
         text = (
@@ -161,7 +162,7 @@ def test_the_best_that_take_the_examples_are_shown_first_and_all_on_demand(
 ) -> None:
     load_sample(page)
     page.locator("#model").select_option("ta-maml-omniglot")
-    cards = httpx.get(f"{service.base}/v1/models").json()["models"]
+    cards = httpx.get(f"{service.base}/v1/models", timeout=PATIENCE).json()["models"]
     right = {
         one["title"]: max(
             row["mean"]

@@ -32,6 +32,7 @@ from tests.service.page.visiting import (
     wait_count,
     wait_for_one,
 )
+from tests.service.process import PATIENCE
 
 
 def test_garbage_is_refused_beside_the_file_and_sinks_nothing_else(
@@ -170,18 +171,22 @@ def test_what_was_done_and_could_not_be_confirmed_is_not_done_again(
 def test_what_others_do_to_the_set_meanwhile_is_shown_and_kept(page: Any, service: Service) -> None:
     load_sample(page)
     url = f"{service.base}/v1/support-sets/{set_id(page)}"
-    metadata = httpx.get(url).json()["metadata"] | {"team": "north"}
-    httpx.patch(url, json={"metadata": metadata}).raise_for_status()
+    metadata = httpx.get(url, timeout=PATIENCE).json()["metadata"] | {"team": "north"}
+    httpx.patch(url, json={"metadata": metadata}, timeout=PATIENCE).raise_for_status()
     files = {"images": ("new.png", QUERIES["cross"].read_bytes())}
-    httpx.post(f"{url}/examples", files=files, data={"labels": "cross"}).raise_for_status()
+    httpx.post(
+        f"{url}/examples", files=files, data={"labels": "cross"}, timeout=PATIENCE
+    ).raise_for_status()
     page.locator("#add-class").click()
     wait_count(thumbs(page, "cross"), 4)
     until(page, "document.querySelectorAll('#classes > li').length === 4")
-    kept = httpx.get(url).json()["metadata"]
+    kept = httpx.get(url, timeout=PATIENCE).json()["metadata"]
     assert kept["team"] == "north"
     assert kept["page"]["classes"] == ["cross", "hook", "loop", "Class 4"]
     files = {"images": ("other.png", QUERIES["hook"].read_bytes())}
-    httpx.post(f"{url}/examples", files=files, data={"labels": "hook"}).raise_for_status()
+    httpx.post(
+        f"{url}/examples", files=files, data={"labels": "hook"}, timeout=PATIENCE
+    ).raise_for_status()
     give(page, "loop", [QUERIES["loop"]])
     wait_count(thumbs(page, "hook"), 4)
     wait_count(thumbs(page, "loop"), 4)
@@ -208,7 +213,7 @@ def test_what_is_under_way_when_another_set_is_begun_stays_with_its_own(
     assert set_id(page) != first
     assert stored(page, service) == {"Class 2": 1}
     wait_count(page.locator(".thumb"), 1)
-    before = httpx.get(f"{service.base}/v1/support-sets/{first}").json()
+    before = httpx.get(f"{service.base}/v1/support-sets/{first}", timeout=PATIENCE).json()
     assert before["classes"] == [{"label": "Class 1", "examples": 3}]
 
 
@@ -242,7 +247,7 @@ def test_what_waits_for_an_upload_is_done_to_its_own_set_or_not_at_all(
     until(page, "document.getElementById('toast').textContent.includes('not made')")
 
     def known(of: str) -> tuple[str, list[str]]:
-        found = httpx.get(f"{service.base}/v1/support-sets/{of}").json()
+        found = httpx.get(f"{service.base}/v1/support-sets/{of}", timeout=PATIENCE).json()
         return found["name"], [one["label"] for one in found["classes"]]
 
     assert known(other) == ("Sample: three glyphs", ["cross", "hook", "loop"])
@@ -272,7 +277,10 @@ def test_a_set_is_deleted_while_an_upload_to_it_is_under_way(page: Any, service:
         held.continue_()
     assert set_id(page) == other
     url = f"{service.base}/v1/support-sets"
-    assert [httpx.get(f"{url}/{one}").status_code for one in (own, other)] == [404, 200]
+    assert [httpx.get(f"{url}/{one}", timeout=PATIENCE).status_code for one in (own, other)] == [
+        404,
+        200,
+    ]
 
 
 #: For the page before it starts: what `window.broken` matches breaks off amid its answer, once.
@@ -419,7 +427,7 @@ def test_a_set_that_was_deleted_meanwhile_is_said_and_can_be_sent_again(
 ) -> None:
     load_sample(page)
     lost = set_id(page)
-    httpx.delete(f"{service.base}/v1/support-sets/{lost}").raise_for_status()
+    httpx.delete(f"{service.base}/v1/support-sets/{lost}", timeout=PATIENCE).raise_for_status()
     counts = {"cross": 3, "hook": 3, "loop": 3}
     if noticed_by == "asking":
         ask_file(page, QUERIES["cross"])
@@ -437,7 +445,9 @@ def test_a_set_that_was_deleted_meanwhile_is_said_and_can_be_sent_again(
     assert stored(page, service) == counts
     assert page.locator("#set-name").input_value() == "Sample: three glyphs"
     assert page.locator("#samples").is_visible()
-    httpx.delete(f"{service.base}/v1/support-sets/{set_id(page)}").raise_for_status()
+    httpx.delete(
+        f"{service.base}/v1/support-sets/{set_id(page)}", timeout=PATIENCE
+    ).raise_for_status()
     page.evaluate("window.dispatchEvent(new Event('focus'))")
     banner.get_by_role("button", name="Begin a new set").click()
     wait_count(page.locator(".thumb"), 0)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from tests.service.browser import Service, shot
 from tests.service.page.visiting import opened, until
+from tests.service.process import PATIENCE
 
 CLASSES, SHOTS, LEADING = 24, 3, 8
 
@@ -48,7 +49,8 @@ def test_of_many_classes_the_leading_ones_are_shown(
     until(page, "[...document.querySelectorAll('.thumb img')].filter(i => i.naturalWidth).length"
           f" === {CLASSES * SHOTS}")  # fmt: skip
     limits = {
-        one["id"]: one["limits"] for one in httpx.get(f"{service.base}/v1/models").json()["models"]
+        one["id"]: one["limits"]
+        for one in httpx.get(f"{service.base}/v1/models", timeout=PATIENCE).json()["models"]
     }
     query = {"name": "query.png", "mimeType": "image/png", "buffer": glyph(5, 4)}
     page.locator("#query-file").set_input_files([query])

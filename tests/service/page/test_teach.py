@@ -34,6 +34,7 @@ from tests.service.page.visiting import (
     wait_best,
     wait_count,
 )
+from tests.service.process import PATIENCE
 
 
 def test_taught_by_files_then_asked_renamed_deleted_and_found_again(
@@ -122,7 +123,7 @@ def test_a_name_that_the_service_spells_otherwise_is_taken_over(page: Any) -> No
 
     def respell(route: Any) -> None:
         sent.append(route.request.method)
-        found = httpx.get(route.request.url.removesuffix("/examples")).json()
+        found = httpx.get(route.request.url.removesuffix("/examples"), timeout=PATIENCE).json()
         example = {"id": "exa_1", "label": "Klasse 1", "filename": "1.png"}
         results = [{"status": "created", "example": example}]
         route.fulfill(status=201, json={"support_set": found, "results": results})
@@ -217,8 +218,10 @@ def test_taught_and_asked_by_drawing(page: Any, service: Service) -> None:
         card(page, label).get_by_role("button", name="Draw").click()
     assert stored(page, service) == {"ring": 2, "slash": 2}
     examples = f"{service.base}/v1/support-sets/{set_id(page)}/examples"
-    one = httpx.get(examples).json()["examples"][0]
-    drawn = Image.open(io.BytesIO(httpx.get(f"{examples}/{one['id']}/image").content))
+    one = httpx.get(examples, timeout=PATIENCE).json()["examples"][0]
+    drawn = Image.open(
+        io.BytesIO(httpx.get(f"{examples}/{one['id']}/image", timeout=PATIENCE).content)
+    )
     ink = np.asarray(drawn.convert("L")) < 128
     assert drawn.size == (210, 210)
     assert 0.03 < ink.mean() < 0.12  # a pen's stroke, as in Omniglot

@@ -190,6 +190,19 @@ def test_what_is_stored_is_there_for_the_next_process(
     assert answer["predictions"][0]["label"] == "c"
 
 
+def test_a_set_that_takes_longer_to_make_than_it_may_go_unused_is_made(
+    client: TestClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later() -> float:
+        clock.now += 0.6
+        return clock.now
+
+    monkeypatch.setattr(client.app.state.store.sets, "clock", later)
+    answer = make_set(client, task("ab", 1), ttl=1)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["support_set"]["examples"] == 2
+
+
 def test_expired_images_are_deleted_in_the_background(zoo: Path, tmp_path: Path) -> None:
     folder = tmp_path / "a?b#c %41"  # a path is no URL
     settings = Settings(zoo=zoo, device="cpu", data_dir=folder, sweep_s=0.05)
