@@ -330,14 +330,15 @@ class Settings(BaseSettings):
         64,
         ge=1,
         le=1024,
-        description="Largest text field in KiB. There is little reason to change it.",
+        description="Largest text field in KiB. All that the API takes fits into the default; "
+        "lower it on small machines, since fields are held while a request is read.",
     )
     max_label_length: int = Field(
         200,
         ge=1,
         le=10_000,
         description="Longest label, in characters. Labels come back in every answer, once per "
-        "class and query, so long ones cost bandwidth.",
+        "class and query, so long ones cost bandwidth. Raise it for labels that are sentences.",
     )
     max_image_megapixels: float = Field(
         40.0,
@@ -374,7 +375,8 @@ class Settings(BaseSettings):
         ge=1,
         le=100_000,
         description="Most overlay pictures in one answer: queries x layers x (1 + examples). "
-        "Each costs a few milliseconds and, for photos, up to a hundred kilobytes.",
+        "Each costs a few milliseconds and, for photos, up to a hundred kilobytes. Lower it where "
+        "answers must stay small; raise it to see many queries explained at once.",
     )
     max_map_values: int = Field(
         1_000_000,
@@ -428,8 +430,8 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000_000,
         description="Most support sets of one API key, or of everybody where there are no keys. "
-        "Raise it where sets are made per customer; times `max_set_mb` it bounds the "
-        "disk, beside 128 MiB for the answers to Idempotency-Keys.",
+        "Raise it where sets are made per customer; times `max_set_mb` and the number "
+        "of keys it bounds the disk, beside 128 MiB for the answers to Idempotency-Keys.",
     )
     max_set_examples: int = Field(
         2000,
@@ -483,7 +485,9 @@ class Settings(BaseSettings):
     # Logs and traces
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="How much is logged. `warning` drops the line per request."
+        "info",
+        description="How much is logged. Set `warning` where a proxy in front logs requests "
+        "already: it drops the line for each. `debug` is for looking into a fault.",
     )
     log_format: Literal["text", "json"] = Field(
         "text",
