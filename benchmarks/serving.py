@@ -1,7 +1,7 @@
 """What the service adds to the work itself, what a registered set saves, what batching gains.
 
     python -m benchmarks.serving [overhead] [batching] [registered] [--rounds 5] [--threads 1] \\
-        [--workers 1 [--pin]] [--one-core]
+        [--workers 1 [--pin]] [--one-core] [--model ID...]
 
 One run measures everything, arms taking turns, and reports medians over the rounds and medians of
 each round's ratios, with the least and the largest. Beside the clock stands the server's CPU time,
@@ -17,9 +17,9 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -60,12 +60,17 @@ Arms = dict[str, list[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class Bench:
-    """How much of each arm there is in a run, and where: the cores of the work and the client's."""
+    """How much of each arm there is in a run, of which models (none: all), and where: the cores of
+    the work and the client's."""
 
     rounds: int
     requests: int
+    models: Sequence[str] = ()
     work: set[int] | None = None
     client: set[int] | None = None
+
+    def of(self, cases: Iterable[Case]) -> list[Case]:
+        return [case for case in cases if case.model in self.models or not self.models]
 
     def alone(self, part: Callable[[], None]) -> tuple[float, float]:
         with kept_to(self.work):
@@ -146,9 +151,10 @@ def measure(
     what: Sequence[str], bench: Bench, threads: int, workers: int, pinned: bool
 ) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Title and result of each comparison, as they come."""
-    cases = STORED if "registered" in what else []
-    cases = cases + [RESNET] * ("overhead" in what)
-    cases = cases + [LARGE, SMALL] * bool(set(what) - {"registered"})
+    stored = bench.of(STORED if "registered" in what else ())
+    whole = bench.of([RESNET, LARGE, SMALL] if "overhead" in what else ())
+    joined = bench.of([LARGE, SMALL] if "batching" in what else ())
+    cases = {*stored, *whole, *joined}
     settings = {"device": "cpu", "threads": threads, "queue_images": 10**6, "workers": workers}
     settings["pin_workers"] = pinned
     with zoo({case.model for case in cases}) as root, ExitStack() as stack:
@@ -163,7 +169,7 @@ def measure(
         for floor in floors.values():  # models load, shapes are seen once
             for server in (on, *others):
                 server.run(floor.request, 16 * workers, ASIDE)
-        for case in STORED if "registered" in what else ():
+        for case in stored:
             arms = registered(floors[case], on, bench)
             yield (
                 f"registered: {case.name}",
@@ -173,7 +179,7 @@ def measure(
                     "the same of the floors": both(arms, ["floor stateless"], ["floor registered"]),
                 },
             )
-        for case in (RESNET, LARGE, SMALL) if "overhead" in what else ():
+        for case in whole:
             arms = overhead(floors[case], on, bench)
             yield (
                 f"overhead: {case.name}",
@@ -183,7 +189,7 @@ def measure(
                     "http / floor": both(arms, [f"http {ASIDE}"], PARTS[:3]),
                 },
             )
-        for case in (LARGE, SMALL) if "batching" in what else ():
+        for case in joined:
             arms = batching(floors[case], [on, *others], bench)
             found = {
                 f"{over} / {under} at {n}": both(arms, [f"{over} {n}"], [f"{under} {n}"])
@@ -219,16 +225,17 @@ def main() -> None:
     parser.add_argument(
         "--one-core", action="store_true", help="floor and server on one, the client on the others"
     )
+    parser.add_argument("--model", action="append", default=[], help="of this alone; repeatable")
     parser.add_argument("--json", action="store_true", help="print numbers for programs")
     wanted = parser.parse_args()
     what = wanted.what or WHAT
     if unknown := set(what) - set(WHAT):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(WHAT)}")
     console, found = Console(), {}
-    bench = Bench(wanted.rounds, wanted.requests)
+    bench = Bench(wanted.rounds, wanted.requests, wanted.model)
     if wanted.one_core:
         first, *others = sorted(os.sched_getaffinity(0))
-        bench = Bench(wanted.rounds, wanted.requests, {first}, set(others) or {first})
+        bench = replace(bench, work={first}, client=set(others) or {first})
     sizes = (wanted.threads, wanted.workers, wanted.pin)
     for title, result in measure(what, bench, *sizes):
         found[title] = result

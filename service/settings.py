@@ -145,8 +145,8 @@ class Settings(BaseSettings):
         False,
         description="Whether each of several workers keeps to an equal share of the cores, and "
         "takes no more `threads` unless told to. Its threads then pass Python's lock on without "
-        "waking another core: two workers on two cores answered questions to registered sets a "
-        "tenth to a third faster. Set it where many clients ask at once; a lone request cannot "
+        "waking another core: two workers on two cores answered questions to registered sets up to "
+        "a third faster. Set it where many clients ask at once; a lone request cannot "
         "use the cores of other workers, and one that is long holds up what came to the same "
         "worker. Linux only.",
     )
