@@ -231,6 +231,9 @@ def main() -> None:
     what = wanted.what or WHAT
     if unknown := set(what) - set(WHAT):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(WHAT)}")
+    known = {case.model for case in (RESNET, LARGE, SMALL, *STORED)}
+    if unknown := set(wanted.model) - known:
+        parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(sorted(known))}")
     console, found = Console(), {}
     bench = Bench(wanted.rounds, wanted.requests, wanted.model)
     if wanted.one_core:

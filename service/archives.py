@@ -27,8 +27,8 @@ from service.text import is_plain
 
 _ENTRY, _END, _ZIP64 = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x07"
 _END_BYTES, _ENTRY_BYTES, _MAX_PATH, _MAX_DEPTH = 22, 46, 1024, 16
-#: Entries for each file that there may be: folders and the like come on top.
-_FOLDERS_TOO = 4
+#: Of a zip or a folder: folders and the like come on top of the files.
+_ENTRIES_PER_FILE = 4
 _JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 #: What `zipfile` raises over bytes that are not as they should be.
 _UNREADABLE = (
@@ -151,7 +151,7 @@ def read_folder(folder: Path, limits: ArchiveLimits) -> list[Member]:
     if not folder.is_dir():
         raise NoSupport(f"{folder} is not a folder")
     above = frozenset(map(str, Path(os.path.realpath(folder)).parents))
-    most = _FOLDERS_TOO * limits.max_files  # where folders link to one another there is no end
+    most = _ENTRIES_PER_FILE * limits.max_files  # where folders link to one another there is no end
     found = (path for path in _walked(folder, above) if not _is_junk(_below(path, folder)))
     every = list(islice(found, most + 1))
     files = {_below(path, folder): path for path in every if path.is_file()}
@@ -233,7 +233,7 @@ def _check_directory(data: bytes, ref: FileRef, limits: ArchiveLimits) -> None:
     if end < 0 or len(data) < end + _END_BYTES:
         raise BadArchive(f"{ref} is not a zip archive", file=ref)
     count, size = struct.unpack_from("<HI", data, end + 10)
-    most = min(_FOLDERS_TOO * limits.max_files, 0xFFFE)
+    most = min(_ENTRIES_PER_FILE * limits.max_files, 0xFFFE)
     if count > most or size > most * (_ENTRY_BYTES + _MAX_PATH):
         raise ArchiveTooLarge(f"{ref} holds more than {limits.max_files} files", file=ref)
     if data[max(0, end - 20) : end].startswith(_ZIP64):
